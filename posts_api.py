@@ -34,29 +34,29 @@ from flask import Flask, Response, abort, jsonify, request, url_for
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import generate_etag
+from werkzeug.routing import BaseConverter
 
-try:
+fcntl = None  # stays so on Windows: only one process at a time
+with suppress(ImportError):
     import fcntl
-except ImportError:  # Windows: only one process at a time
-    fcntl = None
 
 FIELDS = ("title", "content")
-LIST_QUERY = re.compile(  # json-server's names, with what each can be
-    r"(?s)(title|content|q)=.*|(_start|_end)=\d{1,18}|(id|_page|_limit)=[1-9]\d{,17}"
-    "|_sort=(id|title|content)|_order=(?i:asc|desc)"
+QUERY = re.compile(  # of a list: json-server's names, with what each can be
+    rb"(title|content|q)=.*|(_start|_end)=\d{1,18}|(id|_page|_limit)=[1-9]\d{,17}"
+    rb"|_sort=(id|title|content)|_order=(?i:asc|desc)|"
 )
-OWN_HOST = re.compile(r"(?i)(\d+(\.\d+){3}|\[[\da-f:.]+]|(.+\.)?localhost)(:\d+)?")
+LOCAL = re.compile(r"(\d+(\.\d+){3}|\[[\da-f:.]+]|([\w.-]+\.)?localhost)(:\d+)?")
 ALLOW_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match")
 EXPOSE_HEADERS = ("ETag", "Link", "Location", "X-Total-Count")
 list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))
 etag_once = lru_cache(1)(generate_etag)
-answer_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)
+made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)
 app = Flask(__name__, static_folder=None)
 app.json.sort_keys = app.json.ensure_ascii = False
 app.url_map.strict_slashes = app.url_map.merge_slashes = False  # no redirects
+app.url_map.converters["default"] = type("Id", (BaseConverter,), {"regex": "[0-9]+"})
 app.config.update(ALLOWED_HOSTS=[], CORS_ORIGINS=[], API_TOKEN="")
 app.config.update(MAX_CONTENT_LENGTH=1024 * 1024, MAX_FORM_MEMORY_SIZE=None)
-app.config["POSTS_FILE"] = Path(__file__).resolve().parent / "data" / "posts.json"
 app.config.from_prefixed_env(loads=partial(json.loads, parse_float=str))
 
 
@@ -69,7 +69,7 @@ def list_routes():
 
 
 @app.get("/posts/all")
-@app.get("/posts/")
+@app.get("/posts")
 def get_posts():
     """Answer all posts, or those that the query picks."""
     posts = store.read()
@@ -79,7 +79,7 @@ def get_posts():
     return Response([b"[", posts.lines, b"\n]\n"], 200, headers, "application/json")
 
 
-@app.post("/posts/")
+@app.post("/posts")
 def create_post():
     """Make a post of a title and a content."""
     fields = read_fields()
@@ -91,10 +91,8 @@ def create_post():
 @app.get("/posts/<post_id>")
 def get_post(post_id):
     """Answer one post."""
-    line = store.read().get(post_id) or abort(404, f"not found id {post_id}")
-    body = answer_once(line)
-    headers = ("ETag", f'"{generate_etag(body)}"'), ("Content-Type", app.json.mimetype)
-    return Response(body, headers=headers)
+    body = made_once(store.read().get(post_id) or abort(404, f"not found id {post_id}"))
+    return Response(body, 200, {"ETag": f'"{generate_etag(body)}"'}, app.json.mimetype)
 
 
 @app.put("/posts/<post_id>")
@@ -128,9 +126,11 @@ def change_post(post_id, edit, success="Successfully updated") -> Response:
     return jsonify({"success": success, **store.commit(change)})
 
 
-def read_fields(post_id: str = "") -> dict:
+def read_fields(post_id: str | None = None) -> dict:
     """Return the fields that came in a JSON body, a form or, for PATCH, the query."""
     body = request.get_data().decode("utf-8-sig")
+    if len(request.data) < (request.content_length or len(request.stream.read(1))):
+        raise ValueError("the body is shorter than its Content-Length")
     if request.args and (body or request.method != "PATCH"):
         raise ValueError("fields come in the body or, for PATCH, in the query")
     if body and request.is_json:
@@ -139,22 +139,22 @@ def read_fields(post_id: str = "") -> dict:
         abort(415, "the body must be application/json or an HTML form")
     else:
         fields = request.values.to_dict() | request.files.to_dict()
-    if not isinstance(fields, dict) or not fields.keys() - {"id"}:
+    if not isinstance(fields, dict) or not fields.keys() - {"id", "success"}:
         raise ValueError("you must pass title or content as parameter")
-    if str(fields.pop("id", post_id)) != post_id:
+    if "id" in fields and str(fields.pop("id")) != post_id:
         raise ValueError("id is given by the server, and stays")
-    return fields
+    return {name: text for name, text in fields.items() if name != "success"}  # ours
 
 
 def pick_posts(posts: list[dict]) -> tuple[Response, dict]:
     """Answer the posts that the query picks: filter, then sort, then slice."""
     query = request.args
-    if bad := [n for n, v in query.items(True) if not LIST_QUERY.fullmatch(f"{n}={v}")]:
-        raise ValueError(f"a list has no such parameter, or not with this value: {bad}")
+    if bad := [t for t in request.query_string.split(b"&") if not QUERY.fullmatch(t)]:
+        raise ValueError(f"a list can't be asked for {b'&'.join(bad).decode()}")
     for name in query.keys() & {"id", *FIELDS}:
         posts = [post for post in posts if str(post[name]) in query.getlist(name)]
     for q in map(str.casefold, query.getlist("q")):
-        posts = [p for p in posts if q in f"{p['title']}\n{p['content']}".casefold()]
+        posts = [p for p in posts if any(q in p[name].casefold() for name in FIELDS)]
     if "_sort" in query:
         down = query.get("_order", "asc").lower() == "desc"
         posts = sorted(posts, key=lambda post: post[query["_sort"]], reverse=down)
@@ -177,14 +177,14 @@ def pick_posts(posts: list[dict]) -> tuple[Response, dict]:
 @app.before_request
 def check_caller():
     """Refuse strange host names, writes of other sites and writes without the token."""
-    host, config = request.host, app.config
-    if not (OWN_HOST.fullmatch(host) or host.split(":")[0] in config["ALLOWED_HOSTS"]):
-        abort(400, f"host {request.headers.get('Host')!r} is not in ALLOWED_HOSTS")
+    host, config = request.environ.get("HTTP_HOST", request.host).lower(), app.config
+    if not (LOCAL.fullmatch(host) or host.split(":")[0] in [*config["ALLOWED_HOSTS"]]):
+        abort(400, f"host {host!r} is not in ALLOWED_HOSTS")
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return
-    own = not (origin := request.origin) or origin.endswith(f"://{host}")
+    own = (origin := request.origin) is None or origin.partition("://")[2] == host
     site = request.headers.get("Sec-Fetch-Site", "none" if own else "cross-site")
-    if site not in ("none", "same-origin") and origin not in config["CORS_ORIGINS"]:
+    if site not in ("none", "same-origin") and origin not in [*config["CORS_ORIGINS"]]:
         abort(403, f"a page of {origin or 'another site'} is not in CORS_ORIGINS")
     token = str(config["API_TOKEN"]).encode()
     given = request.headers.get("Authorization", "").encode("latin-1")
@@ -196,10 +196,10 @@ def check_caller():
 def add_headers(response):
     """Revalidate what a GET answers, and let the pages of CORS_ORIGINS read it."""
     if "HTTP_IF_NONE_MATCH" in request.environ:
-        response.make_conditional(request)
+        response.make_conditional(request.environ | {"HTTP_IF_MATCH": ""})
     if app.config["CORS_ORIGINS"]:
         response.vary.add("Origin")
-        if request.origin in app.config["CORS_ORIGINS"]:
+        if request.origin in [*app.config["CORS_ORIGINS"]]:
             response.access_control_allow_origin = request.origin
             response.access_control_allow_methods = response.allow
             response.access_control_allow_headers = ALLOW_HEADERS
@@ -229,7 +229,7 @@ class Posts(dict[str, bytes]):
     def put(self, post: dict) -> dict:
         """Add or replace a post, and return it; ValueError names what is wrong."""
         if wrong := {"id", *FIELDS}.symmetric_difference(post):
-            raise ValueError(f"missing or unknown fields: {sorted(wrong)}")
+            raise ValueError(f"missing or unknown fields: {sorted(map(str, wrong))}")
         if type(post["id"]) is not int or post["id"] < 1:
             raise ValueError("id must be a whole number from 1 up")
         if {type(post[name]) for name in FIELDS} != {str} or not post["title"].strip():
@@ -277,8 +277,7 @@ class PostStore:
             if not outcome.done():
                 waiting = [self._waiting.pop(0) for _ in list(self._waiting)]
                 try:
-                    while not (told := self._save_all(waiting)):
-                        pass  # edited by hand just now: begin again, from that version
+                    told = self._save_all(waiting)
                 except Exception as error:  # noqa: BLE001
                     failure = OSError(f"cannot save {self.path}: {error}")
                     told = [(each.set_exception, failure) for _, each in waiting]
@@ -305,32 +304,33 @@ class PostStore:
                     told.append((outcome.set_exception, error))
             if any(isinstance(result, dict) for _, result in told):
                 told = self._save(posts, target, folder, undo) and told
-        return told
+        return told or self._save_all(waiting)  # edited by hand just now: begin again
 
     def _save(self, posts: Posts, target: str, folder: int, undo: ExitStack) -> bool:
-        """Write, sync, rename, sync the folder or undo all; False if just edited."""
-        new, old = Path(f"{target}.new"), Path(f"{target}.old")
-        for path in (new, old):
-            path.unlink(missing_ok=True)  # left by a process that was killed
-            undo.callback(path.unlink, missing_ok=True)
+        """Write, sync, rename, sync the folder, or undo all; False if just edited."""
+        new, old, before = Path(f"{target}.~new"), Path(f"{target}.~old"), posts.stamp
+        for path in (new, old):  # now, too: a process that was killed may have left it
+            undo.callback(path.unlink, missing_ok=True)(missing_ok=True)
         with new.open("xb") as file:
             file.write(b'{"next_id": %d, "posts": [' % posts.next_id)
             file.writelines((posts.lines, b"\n]}\n"))
             file.flush()
-            if posts.stamp:
+            if before:
+                if fcntl and os.geteuid() == 0:  # only root can give a file away
+                    os.chown(new, *os.stat(target)[4:6])
                 new.chmod(os.stat(target).st_mode)
-                mtime = max(os.stat(new).st_mtime_ns, posts.stamp[1] + 1)
-                os.utime(new, ns=(mtime, mtime))
+                os.utime(new, ns=(max(os.stat(new).st_mtime_ns, before[1] + 1),) * 2)
             os.fsync(file.fileno())
-        if read_stamp(target) != posts.stamp:
-            return False
-        if posts.stamp:
-            os.link(target, old)
-        undo.callback(os.replace, *((old, target) if posts.stamp else (target, new)))
         posts.stamp = read_stamp(new)
+        with suppress(OSError):  # without a file, or links on its disk, no way back
+            os.link(target, old)
+        if read_stamp(target) != before:
+            return False
         os.replace(new, target)
-        if fcntl:
-            os.fsync(folder)
+        undo.callback(os.replace, *((old, target) if before else (target, new)))
+        fcntl and os.fsync(folder)
+        if read_stamp(old) not in (before, None):
+            return False
         old.unlink(missing_ok=True)
         undo.pop_all()
         self._posts = posts
@@ -344,7 +344,7 @@ def read_stamp(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-store = PostStore(str(app.config["POSTS_FILE"]))
+store = PostStore(app.config.get("POSTS_FILE", f"{app.root_path}/data/posts.json"))
 
 if __name__ == "__main__":
     app.run(debug=False)
