@@ -52,7 +52,7 @@ def client(path, monkeypatch):
     """A client of an API that has no file yet, and whose settings are the defaults."""
     monkeypatch.setattr(posts_api, "store", posts_api.PostStore(path))
     defaults = {"ALLOWED_HOSTS": [], "CORS_ORIGINS": [], "API_TOKEN": ""}
-    for name, value in {**defaults, "MAX_CONTENT_LENGTH": 2**20}.items():
+    for name, value in defaults.items():
         monkeypatch.setitem(posts_api.app.config, name, value)
     return posts_api.app.test_client()
 
@@ -170,8 +170,9 @@ def test_create_takes_json_and_forms(client, path, content_type, body):
 
 
 def test_a_form_may_be_as_long_as_any_body(client, path):
-    form = {"title": "A", "content": "x" * 600_000}
-    boundary, body = encode_multipart(form)
+    form = {"title": "A", "content": "x" * (2**20 - 200)}
+    boundary, body = encode_multipart(form, boundary="x")
+    body = body.ljust(2**20, b"\n")
     content_type = f"multipart/form-data; boundary={boundary}"
 
     response = client.post("/posts", data=body, content_type=content_type)
@@ -359,8 +360,9 @@ def test_an_answer_may_be_sent_back(client, path):
     assert saved(path) == [{"id": 1, "title": "B", "content": ""}]
 
 
-def test_another_id_than_the_urls_is_400(posts, path):
-    message = error(posts.patch("/posts/1", json={"id": 2, "title": "New"}), 400)
+@pytest.mark.parametrize("given", [1, 3, "2.0", True])
+def test_another_id_than_the_urls_is_400(posts, path, given):
+    message = error(posts.patch("/posts/2", json={"id": given, "title": "New"}), 400)
 
     assert message == "id is given by the server, and stays"
     assert saved(path) == [ONE, TWO]
@@ -390,7 +392,7 @@ def test_another_type_is_415(posts):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_long_body_is_413(posts, path, chunked):
-    body = b"title=A&content=" + b"x" * 2**20
+    body = b"title=A&content=".ljust(2**20 + 1, b"x")
     environ = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True}
     if not chunked:
         environ["CONTENT_LENGTH"] = str(len(body))
@@ -500,17 +502,18 @@ def test_query(many, query, expected, total):
 
 
 @pytest.mark.parametrize(
-    ("page", "links"),
+    ("page", "limit", "links"),
     [
-        (1, {"first": 1, "next": 2, "last": 7}),
-        (4, {"first": 1, "prev": 3, "next": 5, "last": 7}),
-        (7, {"first": 1, "prev": 6, "last": 7}),
+        (1, 4, {"first": 1, "next": 2, "last": 7}),
+        (4, 4, {"first": 1, "prev": 3, "next": 5, "last": 7}),
+        (7, 4, {"first": 1, "prev": 6, "last": 7}),
+        (5, 5, {"first": 1, "prev": 4, "last": 5}),
     ],
 )
-def test_a_page_links_to_others(many, page, links):
-    response = many.get(f"/posts?_page={page}&_limit=4&q=g&q=ö")
+def test_a_page_links_to_others(many, page, limit, links):
+    response = many.get(f"/posts?_page={page}&_limit={limit}&q=g&q=ö")
 
-    url = "http://localhost/posts?_page={}&_limit=4&q=g&q=%C3%B6"
+    url = f"http://localhost/posts?_page={{}}&_limit={limit}&q=g&q=%C3%B6"
     expected = [f'<{url.format(n)}>; rel="{rel}"' for rel, n in links.items()]
     assert response.headers["Link"] == ", ".join(expected)
 
@@ -848,16 +851,19 @@ def test_those_who_wait_share_one_save(posts, path, monkeypatch):
     assert saved(path) == [{**ONE, "content": "1"}, {**TWO, "content": "2"}]
 
 
-BROKEN = [("fsync", 1), ("fsync", 2), ("replace", 1), ("unlink", 3)]
-
-
-@pytest.mark.parametrize(("name", "at"), [*BROKEN, ("open", 1), ("utime", 1)])
-def test_a_write_that_fails_changes_nothing(posts, path, monkeypatch, name, at):
+@pytest.mark.parametrize(
+    ("module", "name", "at"),
+    [
+        *((os, "open", 1), (os, "utime", 1), (os, "fsync", 1), (os, "replace", 1)),
+        *((os, "fsync", 2), (Path, "unlink", 1), (Path, "unlink", 3)),
+    ],
+)
+def test_a_write_that_fails_changes_nothing(posts, path, monkeypatch, module, name, at):
     path.write_text(FILE.replace("\n", ""), "utf-8")
     before = posts.get("/posts").json, path.read_bytes(), path.stat().st_ino
 
     with monkeypatch.context() as patch:
-        fail(patch, os, name, at)
+        fail(patch, module, name, at)
         message = error(posts.delete("/posts/1"), 503)
 
     assert message == f"cannot save {path}: [Errno 5] {os.strerror(errno.EIO)}"
@@ -877,6 +883,16 @@ def test_a_first_write_that_fails_leaves_no_file(client, path, monkeypatch, name
     response = client.post("/posts", json={"title": "A", "content": ""})
     assert response.json["id"] == 1
     assert len(saved(path)) == 1
+
+
+def test_changes_are_saved_in_their_order(posts, path):
+    for title in ("first", "last"):
+        new = {**ONE, "title": title}
+        change = (lambda posts, new=new: posts.put(new)), Future()
+        posts_api.store._waiting.append(change)
+
+    assert posts.delete("/posts/2").status_code == 200
+    assert saved(path) == [{**ONE, "title": "last"}]
 
 
 def test_a_save_that_fails_fails_all_who_share_it(posts, path, monkeypatch):
@@ -1013,6 +1029,21 @@ def test_what_an_editor_may_leave(posts, path, text):
     assert posts.get("/posts").json == [ONE, TWO]
     assert posts.post("/posts", json={"title": "A", "content": ""}).json["id"] == 3
     assert saved(path)[:2] == [ONE, TWO]
+
+
+def test_a_file_without_posts_begins_with_id_1(posts, path):
+    path.write_text('{"posts": []}')
+
+    assert posts.post("/posts", json={"title": "A", "content": ""}).json["id"] == 1
+
+
+def test_a_thousand_posts(posts, path):
+    many = [{**ONE, "id": number} for number in range(1, 1001)]
+    path.write_text(json.dumps({"posts": many}))
+
+    assert posts.get("/posts?_sort=id&_start=999").json == [many[-1]]
+    assert posts.delete("/posts/1000").status_code == 200
+    assert saved(path) == many[:-1]
 
 
 def test_each_save_is_later_than_the_one_before(posts, path):
