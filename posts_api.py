@@ -22,7 +22,6 @@ a new copy of the file, shared by all who wait at the time.
 import json
 import os
 import re
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import cached_property, lru_cache, partial
@@ -51,6 +50,7 @@ EXPOSE_HEADERS = ("ETag", "Link", "Location", "X-Total-Count")
 list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))
 etag_once = lru_cache(1)(generate_etag)
 made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)
+JSON = ("Content-Type", "application/json")
 app = Flask(__name__, static_folder=None)
 app.json.sort_keys = app.json.ensure_ascii = False
 app.url_map.strict_slashes = app.url_map.merge_slashes = False  # no redirects
@@ -92,7 +92,7 @@ def create_post():
 def get_post(post_id):
     """Answer one post."""
     body = made_once(store.read().get(post_id) or abort(404, f"not found id {post_id}"))
-    return Response(body, 200, {"ETag": f'"{generate_etag(body)}"'}, app.json.mimetype)
+    return Response(body, 200, [("ETag", f'"{generate_etag(body)}"'), JSON])
 
 
 @app.put("/posts/<post_id>")
@@ -249,10 +249,10 @@ class PostStore:
 
     def read(self) -> Posts:
         """Return the posts as the file has them now."""
-        posts, place = Posts(), 0
-        posts.stamp = read_stamp(self.path)
-        if posts.stamp == self._posts.stamp:
+        stamp = read_stamp(self.path)
+        if stamp == self._posts.stamp:
             return self._posts
+        posts, posts.stamp, place = Posts(), stamp, 0
         try:
             whole = json.loads(self.path.read_text("utf-8-sig", "surrogateescape"))
             shape = isinstance(whole, dict) and {key: type(whole[key]) for key in whole}
@@ -269,8 +269,8 @@ class PostStore:
         self._posts = posts
         return posts
 
-    def commit(self, change: Callable[[Posts], dict]) -> dict:
-        """Return the post that change puts or pops once saved; raise what it raises."""
+    def commit(self, change) -> dict:
+        """Return the post that change(posts) returns once saved; raise what it raises."""
         outcome: Future[dict] = Future()
         self._waiting.append((change, outcome))
         with self._lock:  # those who wait here are saved together, by the first of them
@@ -285,7 +285,7 @@ class PostStore:
                     tell(result)
         return outcome.result()
 
-    def _save_all(self, waiting: list[tuple[Callable, Future]]) -> list[tuple]:
+    def _save_all(self, waiting: list[tuple]) -> list[tuple]:
         """Save all changes as one version; return how to tell each what came of it."""
         target, told = os.path.realpath(self.path), []
         if not self._posts.stamp:
