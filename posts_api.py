@@ -270,7 +270,7 @@ class PostStore:
         return posts
 
     def commit(self, change) -> dict:
-        """Return the post that change(posts) returns once saved; raise what it raises."""
+        """Return what change(posts) returns once that is saved, or raise its error."""
         outcome: Future[dict] = Future()
         self._waiting.append((change, outcome))
         with self._lock:  # those who wait here are saved together, by the first of them
