@@ -47,10 +47,10 @@ QUERY = re.compile(  # of a list: json-server's names, with what each can be
 LOCAL = re.compile(r"(\d+(\.\d+){3}|\[[\da-f:.]+]|([\w.-]+\.)?localhost)(:\d+)?")
 ALLOW_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match")
 EXPOSE_HEADERS = ("ETag", "Link", "Location", "X-Total-Count")
-list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))
-etag_once = lru_cache(1)(generate_etag)
-made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)
 JSON = ("Content-Type", "application/json")
+list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))  # of all posts,
+etag_once = lru_cache(1)(generate_etag)  # once a version of the file, not a request
+made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)  # of one
 app = Flask(__name__, static_folder=None)
 app.json.sort_keys = app.json.ensure_ascii = False
 app.url_map.strict_slashes = app.url_map.merge_slashes = False  # no redirects
