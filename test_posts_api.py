@@ -132,6 +132,17 @@ def test_get_all(posts, url):
     assert response.headers["X-Total-Count"] == "2"
 
 
+def test_what_has_not_changed_is_neither_read_nor_made_again(posts, monkeypatch):
+    urls = ("/posts", "/posts/1", "/posts?q=o")
+    answers = [posts.get(url).data for url in urls]
+    caches = (posts_api.etag_once, posts_api.made_once, posts_api.list_once)
+    misses = [cache.cache_info().misses for cache in caches]
+    fail(monkeypatch, Path, "read_text")
+
+    assert [posts.get(url).data for url in urls] == answers
+    assert [cache.cache_info().misses for cache in caches] == misses
+
+
 def test_get_all_without_a_file_is_empty_and_makes_none(client, path):
     response = client.get("/posts")
 
@@ -326,6 +337,7 @@ def test_head_and_options(posts):
         (b'{"title": null, "content": ""}', "title and content must be text"),
         (b'{"title": 5, "content": ""}', "title and content must be text"),
         (b'{"title": "A", "content": ["x"]}', "title and content must be text"),
+        (b'{"title": 5, "content": 5}', "title and content must be text"),
         (
             b'{"title": " \\n", "content": ""}',
             "title and content must be text, and the",
