@@ -48,9 +48,9 @@ LOCAL = re.compile(r"(\d+(\.\d+){3}|\[[\da-f:.]+]|([\w.-]+\.)?localhost)(:\d+)?"
 ALLOW_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match")
 EXPOSE_HEADERS = ("ETag", "Link", "Location", "X-Total-Count")
 JSON = ("Content-Type", "application/json")
-list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))  # of all posts,
-etag_once = lru_cache(1)(generate_etag)  # once a version of the file, not a request
-made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)  # of one
+list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))  # all posts
+etag_once = lru_cache(1)(generate_etag)  # their tag: both once a version of the file
+made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)  # one post
 app = Flask(__name__, static_folder=None)
 app.json.sort_keys = app.json.ensure_ascii = False
 app.url_map.strict_slashes = app.url_map.merge_slashes = False  # no redirects
