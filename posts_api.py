@@ -1,350 +1,520 @@
-"""A REST API for posts, kept in one JSON file: no database, one module to read.
+"""A REST API for posts, kept in one JSON file.
 
-method  path         what it does                              statuses
-GET     /            lists these routes                        200
-GET     /posts/all   all posts, as do /posts/ and /posts       200 304 400
-POST    /posts/      makes a post of a title and a content     201 400 413 415
-GET     /posts/<id>  one post                                  200 304 404
-PUT     /posts/<id>  replaces all of a post                    200 400 404 412 413 415
-PATCH   /posts/<id>  changes the fields that it names          200 400 404 412 413 415
-DELETE  /posts/<id>  removes a post                            200 404 412
-any     any          refuses strangers; or can't use the file  400 401 403 405 503
+method  path         status codes             description
+GET     /            200                      List the routes.
+GET     /posts/all   200,304,400              Return all posts, like /posts and /posts/.
+POST    /posts/      201,400,413,415          Create a post, like /posts.
+GET     /posts/<id>  200,304,404              Return a post.
+PUT     /posts/<id>  200,400,404,412,413,415  Replace all fields of a post.
+PATCH   /posts/<id>  200,400,404,412,413,415  Change some fields of a post.
+DELETE  /posts/<id>  200,404,412              Delete a post.
+POST    /login       200,400,401,413,415      Return a token for a user and a password.
 
-    $ curl -X PATCH 'http://localhost:5000/posts/1?title=New'
+    $ curl -X PATCH 'http://127.0.0.1:5000/posts/1?title=New'
     {"success":"Successfully updated","id":1,"title":"New","content":"..."}
 
-Stateless: a request brings all that it takes to answer it; nothing about a client is
-kept between two of them, so that any worker, even one just started, can answer.
-A write is answered when the file has it, on the disk, whole. That costs two syncs and
-a new copy of the file, shared by all who wait at the time.
+A stateful server remembers in a session who has logged in.  This one is stateless:
+login returns a signed token, which the client sends with each write and any process
+that knows the SECRET_KEY can verify.  A write is on disk when it is acknowledged;
+writes that arrive together share its cost, a copy of the file and two fsync() calls.
 """
 
 import json
 import os
 import re
-from concurrent.futures import Future
-from contextlib import ExitStack, suppress
-from functools import cached_property, lru_cache, partial
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from hmac import compare_digest
+from operator import attrgetter
 from pathlib import Path
-from threading import Lock
+from types import SimpleNamespace
 
-from flask import Flask, Response, abort, jsonify, request, url_for
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import HTTPException, default_exceptions
+from flask import Flask, abort, jsonify, request, url_for
+from itsdangerous import BadData, URLSafeTimedSerializer
+from werkzeug.exceptions import BadRequest, HTTPException, ServiceUnavailable
 from werkzeug.http import generate_etag
-from werkzeug.routing import BaseConverter
+from werkzeug.wsgi import host_is_trusted
 
-fcntl = None  # stays so on Windows: only one process at a time
-with suppress(ImportError):
+try:
     import fcntl
+except ImportError:  # Windows: one process only
+    fcntl = None  # type: ignore[assignment]
 
-FIELDS = ("title", "content")
-QUERY = re.compile(  # of a list: json-server's names, with what each can be
-    rb"(title|content|q)=.*|(_start|_end)=\d{1,18}|(id|_page|_limit)=[1-9]\d{,17}"
-    rb"|_sort=(id|title|content)|_order=(?i:asc|desc)|"
-)
-LOCAL = re.compile(r"(\d+(\.\d+){3}|\[[\da-f:.]+]|([\w.-]+\.)?localhost)(:\d+)?")
-ALLOW_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match")
-EXPOSE_HEADERS = ("ETag", "Link", "Location", "X-Total-Count")
-JSON = ("Content-Type", "application/json")
-list_once = lru_cache(1)(lambda lines: json.loads(b"[%b]" % lines))  # all posts
-etag_once = lru_cache(1)(generate_etag)  # their tag: both once a version of the file
-made_once = lru_cache(10_000)(lambda line: jsonify(json.loads(line)).data)  # one post
 app = Flask(__name__, static_folder=None)
-app.json.sort_keys = app.json.ensure_ascii = False
-app.url_map.strict_slashes = app.url_map.merge_slashes = False  # no redirects
-app.url_map.converters["default"] = type("Id", (BaseConverter,), {"regex": "[0-9]+"})
-app.config.update(ALLOWED_HOSTS=[], CORS_ORIGINS=[], API_TOKEN="")
-app.config.update(MAX_CONTENT_LENGTH=1024 * 1024, MAX_FORM_MEMORY_SIZE=None)
-app.config.from_prefixed_env(loads=partial(json.loads, parse_float=str))
+app.url_map.strict_slashes = False
+app.json.sort_keys = False  # type: ignore
+app.json.ensure_ascii = False  # type: ignore
+app.config.update(
+    POSTS_FILE=f"{app.root_path}/data/posts.json",
+    TRUSTED_HOSTS=["localhost", ".localhost", "127.0.0.1"],
+    USERS={},  # name to password; if empty, anyone may write
+    TOKEN_MAX_AGE=3600,  # seconds
+    MAX_CONTENT_LENGTH=1024 * 1024,  # bytes
+    MAX_FORM_MEMORY_SIZE=None,  # no limit but this one
+)
+app.config.from_prefixed_env()
+
+
+class BadPost(ValueError):
+    """The data does not describe a post; the message says why."""
+
+
+class StoreError(OSError):
+    """The file cannot be read or saved; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """A post.  Another field takes one line here, such as: author: str = "" """
+
+    id: int
+    title: str
+    content: str
+
+    def __post_init__(self) -> None:
+        """Validate the values, wherever they come from; raise BadPost."""
+        if type(self.id) is not int or self.id < 1:
+            raise BadPost("id must be a positive integer")
+        for name in TEXT_FIELDS:
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise BadPost(f"{name} is required and must be a string")
+            if text.encode(errors="ignore").decode() != text:
+                raise BadPost(f"{name} contains half of a surrogate pair")
+        if not self.title.strip():
+            raise BadPost("title must not be blank")
+
+    def to_dict(self) -> dict:
+        """Return the values by field name, the id first."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def contains(self, text: str) -> bool:
+        """Tell whether any field but the id contains a text, in upper or lower case."""
+        text = text.casefold()
+        return any(text in getattr(self, name).casefold() for name in TEXT_FIELDS)
+
+    @cached_property
+    def line(self) -> bytes:
+        """The post as a line of JSON in UTF-8, after a line break."""
+        return f"\n{json.dumps(self.to_dict(), ensure_ascii=False)}".encode()
+
+
+FIELDS = [field.name for field in fields(Post)]
+TEXT_FIELDS = FIELDS[1:]
+DEFAULTS = {name: getattr(Post, name, None) for name in FIELDS}
+QUERY_PATTERNS = {  # by name, what its values must match
+    **dict.fromkeys([*TEXT_FIELDS, "q"], "(?s).*"),
+    **dict.fromkeys(["id", "_start", "_end", "_limit"], "[0-9]+"),
+    "_page": "0*[1-9][0-9]*",
+    "_sort": "|".join(FIELDS),
+    "_order": "(?i)asc|desc",
+}
 
 
 @app.get("/")
 def list_routes():
-    """List the routes: method and path to one line on what it does."""
-    routes = re.findall(r"^([A-Z]+) +(/\S*) +(.+?)  ", __doc__, re.MULTILINE)
-    response = jsonify({f"{method} {path}": what for method, path, what in routes})
-    return response, {"ETag": f'"{generate_etag(response.data)}"'}
+    """List the routes, as the docstring of this module does."""
+    rows = [line.split(maxsplit=3) for line in __doc__.splitlines()[3:11]]
+    return jsonify({f"{method} {path}": text for method, path, _, text in rows})
 
 
 @app.get("/posts/all")
 @app.get("/posts")
-def get_posts():
-    """Answer all posts, or those that the query picks."""
-    posts = store.read()
-    if request.args:
-        return pick_posts(list_once(posts.lines))
-    headers = {"X-Total-Count": len(posts), "ETag": f'"{etag_once(posts.lines)}"'}
-    return Response([b"[", posts.lines, b"\n]\n"], 200, headers, "application/json")
+def get_all():
+    """Return all posts, or those that the query string selects."""
+    posts, total = select_posts(store.read())
+    body = [b"[", posts.lines, b"\n]\n"]
+    response = app.response_class(body, mimetype="application/json")
+    response.headers["X-Total-Count"] = total
+    return add_etag(response, posts.lines)
 
 
 @app.post("/posts")
 def create_post():
-    """Make a post of a title and a content."""
-    fields = read_fields()
-    post = store.commit(lambda posts: posts.put({"id": posts.next_id, **fields}))
-    location = {"Location": url_for("get_post", post_id=post["id"])}
-    return jsonify({"success": "Successfully added.", **post}), 201, location
+    """Create a post."""
+    post = store.add(read_texts())
+    response = jsonify(success="Successfully added.", **post.to_dict())
+    return response, 201, {"Location": url_for("get_post", post_id=post.id)}
 
 
-@app.get("/posts/<post_id>")
+@app.get("/posts/<int:post_id>")
 def get_post(post_id):
-    """Answer one post."""
-    body = made_once(store.read().get(post_id) or abort(404, f"not found id {post_id}"))
-    return Response(body, 200, [("ETag", f'"{generate_etag(body)}"'), JSON])
+    """Return a post."""
+    post = store.read().find(post_id)
+    return add_etag(jsonify(post.to_dict()), post.line)
 
 
-@app.put("/posts/<post_id>")
+@app.put("/posts/<int:post_id>")
 def update_all(post_id):
-    """Replace all of a post."""
-    return change_post(post_id, lambda post, fields: {"id": post["id"], **fields})
+    """Replace all fields of a post."""
+    texts = dict.fromkeys(TEXT_FIELDS) | read_texts(post_id)  # None is rejected
+    post = store.change(post_id, texts, request.if_match)
+    return jsonify(success="Successfully updated", **post.to_dict())
 
 
-@app.patch("/posts/<post_id>")
+@app.patch("/posts/<int:post_id>")
 def update_some(post_id):
-    """Change the fields of a post that are named."""
-    return change_post(post_id, lambda post, fields: {**post, **fields})
+    """Change some fields of a post."""
+    post = store.change(post_id, read_texts(post_id), request.if_match)
+    return jsonify(success="Successfully updated", **post.to_dict())
 
 
-@app.delete("/posts/<post_id>")
+@app.delete("/posts/<int:post_id>")
 def delete_post(post_id):
-    """Remove a post."""
-    return change_post(post_id, None, success="successfully deleted")
+    """Delete a post."""
+    post = store.remove(post_id, request.if_match)
+    return jsonify(success="successfully deleted", **post.to_dict())
 
 
-def change_post(post_id, edit, success="Successfully updated") -> Response:
-    """Save what edit makes of a post and the fields, or its removal, and answer it."""
-    fields, tags = edit and read_fields(post_id), request.if_match
-
-    def change(posts: Posts) -> dict:  # maybe in another thread, with its own request
-        post = json.loads(posts.get(post_id) or abort(404, f"not found id {post_id}"))
-        if tags and generate_etag(jsonify(post).data) not in tags:
-            abort(412, f"id {post_id} has changed since")
-        return posts.put(edit(post, fields)) if edit else json.loads(posts.pop(post_id))
-
-    return jsonify({"success": success, **store.commit(change)})
-
-
-def read_fields(post_id: str | None = None) -> dict:
-    """Return the fields that came in a JSON body, a form or, for PATCH, the query."""
-    body = request.get_data().decode("utf-8-sig")
-    if len(request.data) < (request.content_length or len(request.stream.read(1))):
-        raise ValueError("the body is shorter than its Content-Length")
-    if request.args and (body or request.method != "PATCH"):
-        raise ValueError("fields come in the body or, for PATCH, in the query")
-    if body and request.is_json:
-        fields = json.loads(body)
-    elif body and not request.form and not request.files:
-        abort(415, "the body must be application/json or an HTML form")
-    else:
-        fields = request.values.to_dict() | request.files.to_dict()
-    if not isinstance(fields, dict) or not fields.keys() - {"id", "success"}:
-        raise ValueError("you must pass title or content as parameter")
-    if "id" in fields and str(fields.pop("id")) != post_id:
-        raise ValueError("id is given by the server, and stays")
-    return {name: text for name, text in fields.items() if name != "success"}  # ours
+@app.post("/login")
+def login():
+    """Return a token for a user and a password."""
+    values = read_body()
+    user = str(values.get("user"))
+    expected = app.config["USERS"].get(user)
+    matches = compare_digest(ascii(values.get("password")), ascii(str(expected)))
+    if expected is None or not matches:
+        abort(401, "wrong user or password")
+    return jsonify(token=token_serializer().dumps(user))
 
 
-def pick_posts(posts: list[dict]) -> tuple[Response, dict]:
-    """Answer the posts that the query picks: filter, then sort, then slice."""
+def read_texts(post_id="") -> dict:
+    """Return the fields of a post in the request, not yet validated."""
+    texts = request.args.to_dict() | read_body()
+    texts.pop("success", None)  # some clients send it back
+    if str(texts.pop("id", post_id)) != str(post_id):
+        abort(400, "id is assigned by the server and cannot be changed")
+    if not texts:
+        abort(400, f"you must pass {' or '.join(TEXT_FIELDS)} as parameter")
+    return texts
+
+
+def read_body() -> dict:
+    """Return the values in the request body, a JSON object or an HTML form, if any."""
+    limit = app.config["MAX_CONTENT_LENGTH"]
+    request.max_content_length = limit + 1  # as Werkzeug cuts chunked bodies silently
+    data = request.get_data()
+    if len(data) > limit:
+        abort(413)
+    if len(data) < (request.content_length or 0):
+        abort(400, "the body is shorter than its Content-Length")
+    text = data.decode("utf-8-sig")
+    values = request.form.to_dict()
+    if text and request.is_json:
+        values |= parse_object(text)
+    elif text and (request.files or not request.form):
+        abort(415, "the body must be JSON or an HTML form without files")
+    return values
+
+
+def select_posts(posts: "Posts") -> tuple:
+    """Return the posts that the query string selects, and how many match in all."""
     query = request.args
-    if bad := [t for t in request.query_string.split(b"&") if not QUERY.fullmatch(t)]:
-        raise ValueError(f"a list can't be asked for {b'&'.join(bad).decode()}")
-    for name in query.keys() & {"id", *FIELDS}:
-        posts = [post for post in posts if str(post[name]) in query.getlist(name)]
-    for q in map(str.casefold, query.getlist("q")):
-        posts = [p for p in posts if any(q in p[name].casefold() for name in FIELDS)]
+    if not query:
+        return posts, len(posts)
+    for name, value in query.items(multi=True):
+        pattern = QUERY_PATTERNS.get(name)
+        if pattern is None or not re.fullmatch(pattern, value):
+            abort(400, f"invalid query parameter: {name}={value}")
+    found = list(posts.values())
+    for name in FIELDS:
+        values = query.getlist(name)
+        if values:
+            found = [post for post in found if str(getattr(post, name)) in values]
+    if "q" in query:
+        found = [post for post in found if post.contains(query["q"])]
     if "_sort" in query:
-        down = query.get("_order", "asc").lower() == "desc"
-        posts = sorted(posts, key=lambda post: post[query["_sort"]], reverse=down)
-    page, count = query.get("_page", 1, int), len(posts)
-    limit = query.get("_limit", 10 if "_page" in query else count, int)
-    start = query.get("_start", (page - 1) * limit, int)
-    response = jsonify(posts[start : query.get("_end", start + limit, int)])
-    headers = {"X-Total-Count": count, "ETag": f'"{generate_etag(response.data)}"'}
-    if "_page" in query:
-        last, links, terms = max(1, -(-count // limit)), [], query.to_dict(flat=False)
-        pages = {"first": 1, "prev": page - 1, "next": page + 1, "last": last}
-        for rel, n in pages.items():
-            if 1 <= n <= last:
-                url = url_for("get_posts", _external=True, **terms | {"_page": n})
-                links.append(f'<{url}>; rel="{rel}"')
-        headers["Link"] = ", ".join(links)
-    return response, headers
+        descending = query.get("_order", "asc").lower() == "desc"
+        found.sort(key=attrgetter(query["_sort"]), reverse=descending)
+    start, end = read_slice(len(found))
+    return Posts({post.id: post for post in found[start:end]}), len(found)
 
 
-@app.before_request
-def check_caller():
-    """Refuse strange host names, writes of other sites and writes without the token."""
-    host, config = request.environ.get("HTTP_HOST", request.host).lower(), app.config
-    if not (LOCAL.fullmatch(host) or host.split(":")[0] in [*config["ALLOWED_HOSTS"]]):
-        abort(400, f"host {host!r} is not in ALLOWED_HOSTS")
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    own = (origin := request.origin) is None or origin.partition("://")[2] == host
-    site = request.headers.get("Sec-Fetch-Site", "none" if own else "cross-site")
-    if site not in ("none", "same-origin") and origin not in [*config["CORS_ORIGINS"]]:
-        abort(403, f"a page of {origin or 'another site'} is not in CORS_ORIGINS")
-    token = str(config["API_TOKEN"]).encode()
-    given = request.headers.get("Authorization", "").encode("latin-1")
-    if token and not compare_digest(given[:7].title() + given[7:], b"Bearer " + token):
-        abort(401, "writes need API_TOKEN", www_authenticate=WWWAuthenticate("bearer"))
+def read_slice(total: int) -> tuple:
+    """Return the start and the end of the slice that the query string asks for."""
+    page = read_number("_page", 1)
+    limit = read_number("_limit", 10 if "_page" in request.args else total)
+    start = read_number("_start", (page - 1) * limit)
+    return start, read_number("_end", start + limit)
 
 
-@app.after_request
-def add_headers(response):
-    """Revalidate what a GET answers, and let the pages of CORS_ORIGINS read it."""
-    if "HTTP_IF_NONE_MATCH" in request.environ:
-        response.make_conditional(request.environ | {"HTTP_IF_MATCH": ""})
-    if app.config["CORS_ORIGINS"]:
-        response.vary.add("Origin")
-        if request.origin in [*app.config["CORS_ORIGINS"]]:
-            response.access_control_allow_origin = request.origin
-            response.access_control_allow_methods = response.allow
-            response.access_control_allow_headers = ALLOW_HEADERS
-            response.access_control_expose_headers = EXPOSE_HEADERS
+def read_number(name: str, default: int) -> int:
+    """Return a number in the query string; int() takes no more than 4300 digits."""
+    return int(request.args.get(name, str(default))[:4000])
+
+
+def add_etag(response, data):
+    """Add an ETag made of data; return 304 if the client has it (RFC 9110, 13.1.2)."""
+    etag = generate_etag(data)
+    response.set_etag(etag)
+    if request.if_none_match.contains_weak(etag):
+        response.status_code = 304
     return response
 
 
+@app.before_request
+def check_client():
+    """Reject a write by an untrusted page or, if there are users, without a token."""
+    if request.routing_exception or request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    if request.origin is not None and not is_origin_trusted():
+        abort(403, f"the origin {request.origin!r} is not in TRUSTED_HOSTS")
+    if not app.config["USERS"] or request.endpoint == "login":
+        return
+    header = request.headers.get("Authorization", "")
+    token = header[7:] if header.lower().startswith("bearer ") else ""
+    try:
+        user = token_serializer().loads(token, max_age=app.config["TOKEN_MAX_AGE"])
+        app.config["USERS"][user]
+    except (BadData, KeyError):
+        abort(401, "a write needs a valid token from /login")
+
+
+def token_serializer():
+    """Return the serializer that signs and verifies tokens; it needs SECRET_KEY."""
+    if app.secret_key in (None, ""):
+        raise RuntimeError("USERS is set, but not SECRET_KEY, which signs the tokens")
+    app.secret_key = str(app.secret_key)  # digits arrive as a number
+    return URLSafeTimedSerializer(app.secret_key, salt="login")
+
+
+@app.after_request
+def add_cors_headers(response):
+    """Let the web pages of trusted hosts read the response (CORS)."""
+    headers = response.headers
+    headers["Vary"] = "Origin"
+    if is_origin_trusted():
+        allowed = "Authorization, Content-Type, If-Match, If-None-Match"
+        headers["Access-Control-Allow-Origin"] = request.origin
+        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
+        headers["Access-Control-Allow-Headers"] = allowed
+        headers["Access-Control-Expose-Headers"] = "ETag, Location, X-Total-Count"
+    return response
+
+
+def is_origin_trusted():
+    """Tell whether the request comes from a web page of a trusted host, on any port."""
+    host = str(request.origin).partition("://")[2]
+    return host_is_trusted(host, app.config["TRUSTED_HOSTS"])
+
+
+@app.errorhandler(BadPost)
+@app.errorhandler(StoreError)
+@app.errorhandler(UnicodeDecodeError)  # in the body or the query string
 @app.errorhandler(HTTPException)
-@app.errorhandler(OSError)
-@app.errorhandler(RecursionError)
-@app.errorhandler(ValueError)
-def answer_error(e):
-    """Answer an error in JSON, with the status and the headers that are its own."""
-    if not isinstance(e, HTTPException):  # the store's, or of what came in
-        e = default_exceptions[503 if isinstance(e, OSError) else 400](str(e))
-    if e is request.routing_exception:
-        e.description = f"no such route: {request.method} {request.path}"
-    return jsonify(error=e.description), e.code, e.get_headers()[1:]  # not text/html
+def handle_error(error):
+    """Return an error as JSON, with its status code and the headers it requires."""
+    if isinstance(error, StoreError):
+        app.logger.error(error)
+        error = ServiceUnavailable(str(error))
+    elif isinstance(error, ValueError):
+        error = BadRequest(str(error))
+    elif error is request.routing_exception and error.code != 400:
+        error.description = f"no such route: {request.method} {request.path}"
+    headers = error.get_headers()[1:]  # all but the Content-Type
+    if error.code == 401:
+        headers.append(("WWW-Authenticate", "Bearer"))
+    return jsonify(error=error.description), error.code, headers
 
 
-class Posts(dict[str, bytes]):
-    """One version of the posts: by id, each as its line of the file, made but once."""
+class Posts(dict):
+    """Posts by id, a snapshot of the file.  The latest one is never changed."""
 
-    next_id, stamp = 1, None
-    lines = cached_property(lambda self: b",".join(self.values()))
+    next_id = 1
+    stamp: tuple = ()  # see read_stamp()
 
-    def put(self, post: dict) -> dict:
-        """Add or replace a post, and return it; ValueError names what is wrong."""
-        if wrong := {"id", *FIELDS}.symmetric_difference(post):
-            raise ValueError(f"missing or unknown fields: {sorted(map(str, wrong))}")
-        if type(post["id"]) is not int or post["id"] < 1:
-            raise ValueError("id must be a whole number from 1 up")
-        if {type(post[name]) for name in FIELDS} != {str} or not post["title"].strip():
-            raise ValueError("title and content must be text, and the title not blank")
-        post = {name: post[name] for name in ("id", *FIELDS)}
-        self[str(post["id"])] = f"\n{json.dumps(post, ensure_ascii=False)}".encode()
-        self.next_id = max(self.next_id, post["id"] + 1)
+    @cached_property
+    def lines(self) -> bytes:
+        """The lines of the posts, separated by commas."""
+        return b",".join([post.line for post in self.values()])
+
+    def find(self, post_id: int, if_match: Container = ()) -> Post:
+        """Return a post; abort with 404, or 412 if its ETag is not one to match."""
+        post = self.get(post_id)
+        if post is None:
+            abort(404, f"not found id {post_id}")
+        if if_match and generate_etag(post.line) not in if_match:
+            abort(412, f"id {post_id} has changed since")
+        return post
+
+    def put(self, values: dict) -> Post:
+        """Add or replace a post with these values and return it; raise BadPost."""
+        if not isinstance(values, dict):
+            raise BadPost("it must be a JSON object")
+        for name in values:
+            if name not in FIELDS:
+                raise BadPost(f"unknown field: {name!r}")
+        post = Post(**(DEFAULTS | values))
+        self[post.id] = post
+        self.next_id = max(self.next_id, post.id + 1)
         return post
 
 
-class PostStore:
-    """The posts of a JSON file; an OSError says why it can't be read or saved."""
+def parse_posts(data: bytes, known: Posts) -> Posts:
+    """Return the posts in the file, with known ones reused; raise BadPost."""
+    document = parse_object(data.decode("utf-8-sig", "surrogateescape"))
+    next_id = document.pop("next_id", 1)
+    items = document.pop("posts", None)
+    if document or type(next_id) is not int or not isinstance(items, list):
+        raise BadPost('it must have the form {"next_id": 1, "posts": []}')
+    posts = Posts()
+    posts.next_id = max(next_id, known.next_id)
+    for position, values in enumerate(items, 1):
+        try:
+            post = posts.put(values)
+        except BadPost as error:
+            raise BadPost(f"post {position}: {error}") from error
+        if len(posts) < position:
+            raise BadPost(f"post {position}: the id {post.id} occurs twice")
+        if known.get(post.id) == post:
+            posts[post.id] = known[post.id]
+    return posts
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+
+def parse_object(text: str) -> dict:
+    """Return the object that a JSON text holds; raise BadPost."""
+    try:
+        value = json.loads(text)
+    except (RecursionError, ValueError) as error:
+        raise BadPost(f"invalid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadPost("the JSON must be an object")
+    return value
+
+
+def read_stamp(path: Path) -> tuple:
+    """Return a stamp that changes with the file, or () if there is none."""
+    with suppress(FileNotFoundError):
+        status = os.stat(path)
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return ()
+
+
+def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
+    """Atomically replace a file that has the expected stamp: flush, then rename."""
+    temp = path.with_name(f".{path.name}.tmp")
+    temp.unlink(missing_ok=True)  # left by a process that was killed
+    mode = path.stat().st_mode if expected else 0o666
+    try:
+        with open(temp, "xb", opener=partial(os.open, mode=mode)) as file:
+            file.write(b'{"next_id": %d, "posts": [' % posts.next_id)
+            file.writelines([posts.lines, b"\n]}\n"])
+            file.flush()
+            if expected:
+                temp.chmod(mode)  # as open() has applied the umask
+                later = max(time.time_ns(), expected[1] + 1)
+                os.utime(temp, ns=(later, later))
+            os.fsync(file.fileno())
+        posts.stamp = read_stamp(temp)
+        if read_stamp(path) != expected:
+            raise StoreError("it was edited meanwhile; try again")
+        os.replace(temp, path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator:
+    """Lock a folder, as files are replaced, and flush it to disk at the end."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)  # which releases the lock
+
+
+class PostStore:
+    """The posts in a JSON file, which many threads and processes may share."""
+
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
-        self._posts, self._waiting, self._lock = Posts(), [], Lock()
+        self._latest = Posts()
+        self._queue: list = []
+        self._lock = threading.Lock()
 
     def read(self) -> Posts:
-        """Return the posts as the file has them now."""
-        stamp = read_stamp(self.path)
-        if stamp == self._posts.stamp:
-            return self._posts
-        posts, posts.stamp, place = Posts(), stamp, 0
+        """Return the posts in the file, parsing it only if its stamp has changed."""
+        latest = self._latest  # other threads may replace it
         try:
-            whole = json.loads(self.path.read_text("utf-8-sig", "surrogateescape"))
-            shape = isinstance(whole, dict) and {key: type(whole[key]) for key in whole}
-            if shape not in ({"posts": list}, {"next_id": int, "posts": list}):
-                raise ValueError('it must be {"next_id": 1, "posts": []}')
-            posts.next_id = max(self._posts.next_id, whole.get("next_id", 1))
-            for place, post in enumerate(whole["posts"], 1):
-                posts.put(post)
-                if len(posts) < place:
-                    raise ValueError("its id comes twice")
-        except (RecursionError, TypeError, ValueError) as error:
-            where = f"post {place}: " if place else ""
-            raise OSError(f"{self.path} is no posts file: {where}{error}") from error
-        self._posts = posts
+            stamp = read_stamp(self.path)
+            if stamp == latest.stamp:
+                return latest
+            posts = parse_posts(self.path.read_bytes(), known=latest)
+        except (OSError, BadPost) as error:
+            raise StoreError(f"cannot read {self.path}: {error}") from error
+        posts.stamp = stamp
+        self._latest = posts
         return posts
 
-    def commit(self, change) -> dict:
-        """Return what change(posts) returns once that is saved, or raise its error."""
-        outcome: Future[dict] = Future()
-        self._waiting.append((change, outcome))
-        with self._lock:  # those who wait here are saved together, by the first of them
-            if not outcome.done():
-                waiting = [self._waiting.pop(0) for _ in list(self._waiting)]
+    def add(self, texts: dict) -> Post:
+        """Add a post with the next id and return it; raise BadPost."""
+        return self._commit(lambda draft: draft.put(texts | {"id": draft.next_id}))
+
+    def change(self, post_id: int, texts: dict, if_match: Container = ()) -> Post:
+        """Change values of a post and return it; raise BadPost, abort as find()."""
+        return self._commit(
+            lambda draft: draft.put(draft.find(post_id, if_match).to_dict() | texts)
+        )
+
+    def remove(self, post_id: int, if_match: Container = ()) -> Post:
+        """Remove a post and return it; abort as find()."""
+        return self._commit(lambda draft: draft.pop(draft.find(post_id, if_match).id))
+
+    def _commit(self, operation: Callable) -> Post:
+        """Save what an operation makes of the posts, and return its post.
+
+        While one thread saves, the writes of others wait in the queue.  The next to get
+        the lock takes all of them and saves them together; the others find theirs done.
+        """
+        write = SimpleNamespace(operation=operation, result=None)
+        self._queue.append(write)
+        with self._lock:
+            if write in self._queue:
+                self._save_queue()
+        if isinstance(write.result, Exception):
+            raise write.result
+        return write.result
+
+    def _save_queue(self) -> None:
+        """Save all writes in the queue together, and give each its result."""
+        batch = [self._queue.pop(0) for _ in list(self._queue)]
+        try:
+            self._save(batch)
+        except BaseException as error:
+            for write in batch:
+                write.result = StoreError(f"cannot save {self.path}: {error}")
+            if not isinstance(error, OSError):
+                raise
+
+    def _save(self, batch: list) -> None:
+        """Apply each write to a copy of the posts, save the copy and publish it."""
+        path = Path(os.path.realpath(self.path))  # a symbolic link stays one
+        if not self._latest.stamp:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with lock_folder(path.parent) if fcntl else nullcontext():
+            posts = self.read()
+            draft = Posts(posts)
+            draft.next_id = posts.next_id
+            for write in batch:
                 try:
-                    told = self._save_all(waiting)
+                    write.result = write.operation(draft)
                 except Exception as error:  # noqa: BLE001
-                    failure = OSError(f"cannot save {self.path}: {error}")
-                    told = [(each.set_exception, failure) for _, each in waiting]
-                for tell, result in told:
-                    tell(result)
-        return outcome.result()
-
-    def _save_all(self, waiting: list[tuple]) -> list[tuple]:
-        """Save all changes as one version; return how to tell each what came of it."""
-        target, told = os.path.realpath(self.path), []
-        if not self._posts.stamp:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        with ExitStack() as stack, ExitStack() as undo:
-            folder = fcntl and os.open(os.path.dirname(target), os.O_RDONLY)
-            if fcntl:  # a lock on the folder needs no file of its own
-                stack.callback(os.close, folder)
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            posts = Posts(base := self.read())
-            posts.next_id, posts.stamp = base.next_id, base.stamp
-            for change, outcome in waiting:
-                try:
-                    told.append((outcome.set_result, change(posts)))
-                except Exception as error:  # noqa: BLE001
-                    told.append((outcome.set_exception, error))
-            if any(isinstance(result, dict) for _, result in told):
-                told = self._save(posts, target, folder, undo) and told
-        return told or self._save_all(waiting)  # edited by hand just now: begin again
-
-    def _save(self, posts: Posts, target: str, folder: int, undo: ExitStack) -> bool:
-        """Write, sync, rename, sync the folder, or undo all; False if just edited."""
-        new, old, before = Path(f"{target}.~new"), Path(f"{target}.~old"), posts.stamp
-        for path in (new, old):  # now, too: a process that was killed may have left it
-            undo.callback(path.unlink, missing_ok=True)(missing_ok=True)
-        with new.open("xb") as file:
-            file.write(b'{"next_id": %d, "posts": [' % posts.next_id)
-            file.writelines((posts.lines, b"\n]}\n"))
-            file.flush()
-            if before:
-                if fcntl and os.geteuid() == 0:  # only root can give a file away
-                    os.chown(new, *os.stat(target)[4:6])
-                new.chmod(os.stat(target).st_mode)
-                os.utime(new, ns=(max(os.stat(new).st_mtime_ns, before[1] + 1),) * 2)
-            os.fsync(file.fileno())
-        posts.stamp = read_stamp(new)
-        with suppress(OSError):  # without a file, or links on its disk, no way back
-            os.link(target, old)
-        if read_stamp(target) != before:
-            return False
-        os.replace(new, target)
-        undo.callback(os.replace, *((old, target) if before else (target, new)))
-        fcntl and os.fsync(folder)
-        if read_stamp(old) not in (before, None):
-            return False
-        old.unlink(missing_ok=True)
-        undo.pop_all()
-        self._posts = posts
-        return True
+                    write.result = error
+            if any(isinstance(write.result, Post) for write in batch):
+                replace_file(path, draft, posts.stamp)
+                self._latest = draft
 
 
-def read_stamp(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """Return what tells two versions of a file apart, None where there is none."""
-    with suppress(FileNotFoundError):
-        found = os.stat(path)
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-store = PostStore(app.config.get("POSTS_FILE", f"{app.root_path}/data/posts.json"))
+if app.config["USERS"]:
+    token_serializer()  # raises RuntimeError
+store = PostStore(app.config["POSTS_FILE"])
 
 if __name__ == "__main__":
     app.run(debug=False)
