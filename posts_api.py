@@ -8,15 +8,15 @@ GET     /posts/<id>  200,304,404              Return a post.
 PUT     /posts/<id>  200,400,404,412,413,415  Replace all fields of a post.
 PATCH   /posts/<id>  200,400,404,412,413,415  Change some fields of a post.
 DELETE  /posts/<id>  200,404,412              Delete a post.
-POST    /login       200,400,401,413,415      Return a token for a user and a password.
+POST    /login       200,400,401,413,415      Return a token for a user's password.
 
     $ curl -X PATCH 'http://127.0.0.1:5000/posts/1?title=New'
     {"success":"Successfully updated","id":1,"title":"New","content":"..."}
 
 A stateful server remembers in a session who has logged in.  This one is stateless:
 login returns a signed token, which the client sends with each write and any process
-that knows the SECRET_KEY can verify.  A write is on disk when it is acknowledged;
-writes that arrive together share its cost, a copy of the file and two fsync() calls.
+that knows the SECRET_KEY can verify.  A write is durable when it is acknowledged,
+which costs a copy of the file and two fsync() calls, shared by concurrent writes.
 """
 
 import json
@@ -25,7 +25,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from hmac import compare_digest
@@ -50,11 +50,11 @@ app.json.sort_keys = False  # type: ignore
 app.json.ensure_ascii = False  # type: ignore
 app.config.update(
     POSTS_FILE=f"{app.root_path}/data/posts.json",
-    TRUSTED_HOSTS=["localhost", ".localhost", "127.0.0.1"],
+    TRUSTED_HOSTS=["127.0.0.1", "localhost", ".localhost"],
     USERS={},  # name to password; if empty, anyone may write
     TOKEN_MAX_AGE=3600,  # seconds
     MAX_CONTENT_LENGTH=1024 * 1024,  # bytes
-    MAX_FORM_MEMORY_SIZE=None,  # no limit but this one
+    MAX_FORM_MEMORY_SIZE=None,  # only the limit above applies
 )
 app.config.from_prefixed_env()
 
@@ -69,7 +69,7 @@ class StoreError(OSError):
 
 @dataclass(frozen=True)
 class Post:
-    """A post.  Another field takes one line here, such as: author: str = "" """
+    """A post.  To add a field, add one line below, such as: author: str = "" """
 
     id: int
     title: str
@@ -84,7 +84,7 @@ class Post:
             if not isinstance(text, str):
                 raise BadPost(f"{name} is required and must be a string")
             if text.encode(errors="ignore").decode() != text:
-                raise BadPost(f"{name} contains half of a surrogate pair")
+                raise BadPost(f"{name} contains text that UTF-8 cannot encode")
         if not self.title.strip():
             raise BadPost("title must not be blank")
 
@@ -93,13 +93,13 @@ class Post:
         return {name: getattr(self, name) for name in FIELDS}
 
     def contains(self, text: str) -> bool:
-        """Tell whether any field but the id contains a text, in upper or lower case."""
+        """Tell whether a field other than the id contains the text, ignoring case."""
         text = text.casefold()
         return any(text in getattr(self, name).casefold() for name in TEXT_FIELDS)
 
     @cached_property
     def line(self) -> bytes:
-        """The post as a line of JSON in UTF-8, after a line break."""
+        """A line break and the post as JSON in UTF-8; computed once, then cached."""
         return f"\n{json.dumps(self.to_dict(), ensure_ascii=False)}".encode()
 
 
@@ -150,8 +150,8 @@ def get_post(post_id):
 
 @app.put("/posts/<int:post_id>")
 def update_all(post_id):
-    """Replace all fields of a post."""
-    texts = dict.fromkeys(TEXT_FIELDS) | read_texts(post_id)  # None is rejected
+    """Replace all fields of a post; one that is missing is None, and rejected."""
+    texts = dict.fromkeys(TEXT_FIELDS) | read_texts(post_id)
     post = store.change(post_id, texts, request.if_match)
     return jsonify(success="Successfully updated", **post.to_dict())
 
@@ -172,7 +172,7 @@ def delete_post(post_id):
 
 @app.post("/login")
 def login():
-    """Return a token for a user and a password."""
+    """Return a token for a user's password, compared in constant time as ASCII."""
     values = read_body()
     user = str(values.get("user"))
     expected = app.config["USERS"].get(user)
@@ -183,7 +183,7 @@ def login():
 
 
 def read_texts(post_id="") -> dict:
-    """Return the fields of a post in the request, not yet validated."""
+    """Return the fields of a post given in the request, not yet validated."""
     texts = request.args.to_dict() | read_body()
     texts.pop("success", None)  # some clients send it back
     if str(texts.pop("id", post_id)) != str(post_id):
@@ -195,20 +195,18 @@ def read_texts(post_id="") -> dict:
 
 def read_body() -> dict:
     """Return the values in the request body, a JSON object or an HTML form, if any."""
-    limit = app.config["MAX_CONTENT_LENGTH"]
-    request.max_content_length = limit + 1  # as Werkzeug cuts chunked bodies silently
-    data = request.get_data()
-    if len(data) > limit:
+    request.max_content_length = app.config["MAX_CONTENT_LENGTH"] + 1
+    data = request.get_data()  # Werkzeug cuts it there if it is chunked
+    if len(data) == request.max_content_length:
         abort(413)
     if len(data) < (request.content_length or 0):
         abort(400, "the body is shorter than its Content-Length")
     text = data.decode("utf-8-sig")
-    values = request.form.to_dict()
     if text and request.is_json:
-        values |= parse_object(text)
-    elif text and (request.files or not request.form):
+        return parse_object(text)
+    if text and (request.files or not request.form):
         abort(415, "the body must be JSON or an HTML form without files")
-    return values
+    return request.form.to_dict()
 
 
 def select_posts(posts: "Posts") -> tuple:
@@ -243,12 +241,12 @@ def read_slice(total: int) -> tuple:
 
 
 def read_number(name: str, default: int) -> int:
-    """Return a number in the query string; int() takes no more than 4300 digits."""
+    """Return a number in the query string, cut as int() takes 4300 digits at most."""
     return int(request.args.get(name, str(default))[:4000])
 
 
 def add_etag(response, data):
-    """Add an ETag made of data; return 304 if the client has it (RFC 9110, 13.1.2)."""
+    """Add an ETag, a hash of data; send 304 if the client has it (RFC 9110, 13.1.2)."""
     etag = generate_etag(data)
     response.set_etag(etag)
     if request.if_none_match.contains_weak(etag):
@@ -258,8 +256,8 @@ def add_etag(response, data):
 
 @app.before_request
 def check_client():
-    """Reject a write by an untrusted page or, if there are users, without a token."""
-    if request.routing_exception or request.method in ("GET", "HEAD", "OPTIONS"):
+    """Reject a write from an untrusted page or, if USERS is set, without a token."""
+    if request.method in ("GET", "HEAD", "OPTIONS") or request.routing_exception:
         return
     if request.origin is not None and not is_origin_trusted():
         abort(403, f"the origin {request.origin!r} is not in TRUSTED_HOSTS")
@@ -269,7 +267,7 @@ def check_client():
     token = header[7:] if header.lower().startswith("bearer ") else ""
     try:
         user = token_serializer().loads(token, max_age=app.config["TOKEN_MAX_AGE"])
-        app.config["USERS"][user]
+        app.config["USERS"][user]  # KeyError if unknown
     except (BadData, KeyError):
         abort(401, "a write needs a valid token from /login")
 
@@ -278,7 +276,7 @@ def token_serializer():
     """Return the serializer that signs and verifies tokens; it needs SECRET_KEY."""
     if app.secret_key in (None, ""):
         raise RuntimeError("USERS is set, but not SECRET_KEY, which signs the tokens")
-    app.secret_key = str(app.secret_key)  # digits arrive as a number
+    app.secret_key = str(app.secret_key)  # it may be a number
     return URLSafeTimedSerializer(app.secret_key, salt="login")
 
 
@@ -298,7 +296,7 @@ def add_cors_headers(response):
 
 def is_origin_trusted():
     """Tell whether the request comes from a web page of a trusted host, on any port."""
-    host = str(request.origin).partition("://")[2]
+    host = request.environ.get("HTTP_ORIGIN", "").partition("://")[2]
     return host_is_trusted(host, app.config["TRUSTED_HOSTS"])
 
 
@@ -322,18 +320,18 @@ def handle_error(error):
 
 
 class Posts(dict):
-    """Posts by id, a snapshot of the file.  The latest one is never changed."""
+    """Posts by id, a snapshot of the file.  Threads share it, so writes use a copy."""
 
     next_id = 1
     stamp: tuple = ()  # see read_stamp()
 
     @cached_property
     def lines(self) -> bytes:
-        """The lines of the posts, separated by commas."""
+        """The lines of the posts, joined by commas; computed once, then cached."""
         return b",".join([post.line for post in self.values()])
 
     def find(self, post_id: int, if_match: Container = ()) -> Post:
-        """Return a post; abort with 404, or 412 if its ETag is not one to match."""
+        """Return a post; abort with 404 without one, 412 if If-Match lacks its ETag."""
         post = self.get(post_id)
         if post is None:
             abort(404, f"not found id {post_id}")
@@ -342,7 +340,7 @@ class Posts(dict):
         return post
 
     def put(self, values: dict) -> Post:
-        """Add or replace a post with these values and return it; raise BadPost."""
+        """Add or replace a post with these values and return it, or raise BadPost."""
         if not isinstance(values, dict):
             raise BadPost("it must be a JSON object")
         for name in values:
@@ -355,7 +353,7 @@ class Posts(dict):
 
 
 def parse_posts(data: bytes, known: Posts) -> Posts:
-    """Return the posts in the file, with known ones reused; raise BadPost."""
+    """Return the posts in the file, reusing unchanged known ones, or raise BadPost."""
     document = parse_object(data.decode("utf-8-sig", "surrogateescape"))
     next_id = document.pop("next_id", 1)
     items = document.pop("posts", None)
@@ -376,7 +374,7 @@ def parse_posts(data: bytes, known: Posts) -> Posts:
 
 
 def parse_object(text: str) -> dict:
-    """Return the object that a JSON text holds; raise BadPost."""
+    """Return the object that a JSON text holds, or raise BadPost."""
     try:
         value = json.loads(text)
     except (RecursionError, ValueError) as error:
@@ -387,15 +385,16 @@ def parse_object(text: str) -> dict:
 
 
 def read_stamp(path: Path) -> tuple:
-    """Return a stamp that changes with the file, or () if there is none."""
-    with suppress(FileNotFoundError):
+    """Return a tuple that changes when the file does, or () if there is no file."""
+    try:
         status = os.stat(path)
-        return status.st_ino, status.st_mtime_ns, status.st_size
-    return ()
+    except FileNotFoundError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
-    """Atomically replace a file that has the expected stamp: flush, then rename."""
+    """Write a new file, flush it, then rename it to path if that is as expected."""
     temp = path.with_name(f".{path.name}.tmp")
     temp.unlink(missing_ok=True)  # left by a process that was killed
     mode = path.stat().st_mode if expected else 0o666
@@ -406,12 +405,12 @@ def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
             file.flush()
             if expected:
                 temp.chmod(mode)  # as open() has applied the umask
-                later = max(time.time_ns(), expected[1] + 1)
+                later = max(time.time_ns(), expected[1] + 1)  # a new stamp
                 os.utime(temp, ns=(later, later))
             os.fsync(file.fileno())
         posts.stamp = read_stamp(temp)
         if read_stamp(path) != expected:
-            raise StoreError("it was edited meanwhile; try again")
+            raise StoreError("it was edited in the meantime; try again")
         os.replace(temp, path)
     except BaseException:
         temp.unlink(missing_ok=True)
@@ -420,7 +419,7 @@ def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator:
-    """Lock a folder, as files are replaced, and flush it to disk at the end."""
+    """Keep other processes out (of the folder, as the file is replaced); then flush."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -441,12 +440,12 @@ class PostStore:
 
     def read(self) -> Posts:
         """Return the posts in the file, parsing it only if its stamp has changed."""
-        latest = self._latest  # other threads may replace it
+        latest = self._latest
         try:
             stamp = read_stamp(self.path)
             if stamp == latest.stamp:
                 return latest
-            posts = parse_posts(self.path.read_bytes(), known=latest)
+            posts = parse_posts(self.path.read_bytes(), latest)
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
@@ -454,24 +453,24 @@ class PostStore:
         return posts
 
     def add(self, texts: dict) -> Post:
-        """Add a post with the next id and return it; raise BadPost."""
+        """Add a post with the next id and return it, or raise BadPost."""
         return self._commit(lambda draft: draft.put(texts | {"id": draft.next_id}))
 
     def change(self, post_id: int, texts: dict, if_match: Container = ()) -> Post:
-        """Change values of a post and return it; raise BadPost, abort as find()."""
+        """Change a post and return it; raise BadPost, or abort as find() does."""
         return self._commit(
             lambda draft: draft.put(draft.find(post_id, if_match).to_dict() | texts)
         )
 
     def remove(self, post_id: int, if_match: Container = ()) -> Post:
-        """Remove a post and return it; abort as find()."""
+        """Remove a post and return it, or abort as find() does."""
         return self._commit(lambda draft: draft.pop(draft.find(post_id, if_match).id))
 
     def _commit(self, operation: Callable) -> Post:
-        """Save what an operation makes of the posts, and return its post.
+        """Apply an operation to a copy of the posts, save the copy, return the result.
 
-        While one thread saves, the writes of others wait in the queue.  The next to get
-        the lock takes all of them and saves them together; the others find theirs done.
+        While one thread saves, others queue their writes and wait for the lock.  The
+        next to get it saves the whole queue; the others find their writes done.
         """
         write = SimpleNamespace(operation=operation, result=None)
         self._queue.append(write)
@@ -483,7 +482,7 @@ class PostStore:
         return write.result
 
     def _save_queue(self) -> None:
-        """Save all writes in the queue together, and give each its result."""
+        """Save the whole queue at once; each write gets a result, whatever happens."""
         batch = [self._queue.pop(0) for _ in list(self._queue)]
         try:
             self._save(batch)
@@ -494,8 +493,8 @@ class PostStore:
                 raise
 
     def _save(self, batch: list) -> None:
-        """Apply each write to a copy of the posts, save the copy and publish it."""
-        path = Path(os.path.realpath(self.path))  # a symbolic link stays one
+        """Apply each write to a copy of the posts, save it, and make it the latest."""
+        path = Path(os.path.realpath(self.path))  # so that a link is kept
         if not self._latest.stamp:
             path.parent.mkdir(parents=True, exist_ok=True)
         with lock_folder(path.parent) if fcntl else nullcontext():

@@ -220,7 +220,7 @@ def test_an_id_is_never_given_twice(posts, path, monkeypatch):
         ({"title": " \n", "content": ""}, "title must not be blank"),
         (NEW | {"body": ""}, "unknown field: 'body'"),
         (NEW | {"\ud800": ""}, r"unknown field: '\ud800'"),
-        (NEW | {"title": "\ud800"}, "title contains half of a surrogate pair"),
+        (NEW | {"title": "\ud800"}, "title contains text that UTF-8 cannot encode"),
         (NEW | {"content": None}, NO_CONTENT),
         (NEW | {"id": 1}, NO_ID),
         (NEW | {"id": None}, NO_ID),
@@ -503,7 +503,7 @@ def test_settings_come_from_the_environment(tmp_path, monkeypatch):
     output = run(tmp_path, script, POSTS_FILE="mine", TRUSTED_HOSTS='["api.demo"]')
     assert output == f"{tmp_path / 'mine'} ['api.demo']\n"
     default = Path(posts_api.__file__).parent / "data" / "posts.json"
-    assert run(tmp_path, script).startswith(f"{default} ['localhost', ")
+    assert run(tmp_path, script).startswith(f"{default} ['127.0.0.1', ")
     assert os.listdir(tmp_path) == []
     monkeypatch.setenv("FLASK_USERS", '{"ann": "s3cret"}')
     with pytest.raises(RuntimeError, match="USERS is set, but not SECRET_KEY"):
@@ -800,7 +800,7 @@ def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
     monkeypatch.setattr(os, "fsync", edit_before)
     message = error(posts.patch("/posts/2?title=New"), 503)
 
-    assert message == f"cannot save {path}: it was edited meanwhile; try again"
+    assert message == f"cannot save {path}: it was edited in the meantime; try again"
     assert saved(path) == [post(title="Edited"), TWO]
     assert posts.patch("/posts/2?title=New").status_code == 200
 
@@ -826,8 +826,8 @@ def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
         ('"title": "One", ', "", "post 1: title is required and must be a string"),
         ('"Two"', "2", "post 2: title is required and must be a string"),
         ("Two", "\\t", "post 2: title must not be blank"),
-        ("Two", "\\ud800", "post 2: title contains half of a surrogate pair"),
-        ("Two", "\udcff", "post 2: title contains half of a surrogate pair"),
+        ("Two", "\\ud800", "post 2: title contains text that UTF-8 cannot encode"),
+        ("Two", "\udcff", "post 2: title contains text that UTF-8 cannot encode"),
     ],
 )
 def test_an_invalid_file_is_503_and_kept(posts, path, caplog, old, new, why):
