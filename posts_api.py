@@ -449,7 +449,8 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        self._latest = posts
+        if self._latest is latest:
+            self._latest = posts
         return posts
 
     def add(self, texts: dict) -> Post:

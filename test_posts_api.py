@@ -130,8 +130,7 @@ def test_root_lists_the_routes(client):
 @pytest.mark.parametrize("url", ["/posts/all", "/posts/", "/posts"])
 def test_get_all(posts, url):
     response = posts.get(url)
-    assert response.status_code == 200
-    assert response.json == [ONE, TWO]
+    assert (response.status_code, response.json) == (200, [ONE, TWO])
     assert "größer" in response.text
     assert response.headers["X-Total-Count"] == "2"
 
@@ -143,8 +142,7 @@ def test_create_makes_file_and_folder(client, path, url):
 
     response = client.post(url, json={"content": "größer", "title": "New"})
 
-    assert response.status_code == 201
-    assert response.headers["Location"] == "/posts/1"
+    assert (response.status_code, response.location) == (201, "/posts/1")
     assert response.text == (
         '{"success":"Successfully added.","id":1,"title":"New","content":"größer"}\n'
     )
@@ -163,14 +161,12 @@ def test_create_makes_file_and_folder(client, path, url):
 )
 def test_create_takes_json_and_forms(client, path, content_type, body):
     response = client.post("/posts", data=body, content_type=content_type)
-    assert response.status_code == 201
-    assert saved(path) == [post(**NEW)]
+    assert (response.status_code, saved(path)) == (201, [post(**NEW)])
 
 
 def test_get_one(posts):
     response = posts.get("/posts/2")
-    assert response.status_code == 200
-    assert response.mimetype == "application/json"
+    assert (response.status_code, response.mimetype) == (200, "application/json")
     assert response.text == '{"id":2,"title":"Two","content":"größer"}\n'
 
 
@@ -197,8 +193,8 @@ def test_patch_changes_only_the_fields_named(posts, path, kind):
 
 def test_delete(posts, path):
     response = posts.delete("/posts/1")
-    assert response.status_code == 200
-    assert response.json == {"success": "successfully deleted", **ONE}
+    result = {"success": "successfully deleted", **ONE}
+    assert (response.status_code, response.json) == (200, result)
     assert saved(path) == [TWO]
 
 
@@ -222,7 +218,6 @@ def test_an_id_is_never_given_twice(posts, path, monkeypatch):
         (NEW | {"\ud800": ""}, r"unknown field: '\ud800'"),
         (NEW | {"title": "\ud800"}, "title contains text that UTF-8 cannot encode"),
         (NEW | {"content": None}, NO_CONTENT),
-        (NEW | {"id": 1}, NO_ID),
         (NEW | {"id": None}, NO_ID),
         ({"success": ""}, NO_FIELD),
         ([ONE], "the JSON must be an object"),
@@ -262,7 +257,6 @@ def test_an_invalid_body(posts, path, kind, body, status, message):
     [
         ("GET", "/posts/3", 404, "not found id 3"),
         ("PUT", "/posts/3", 404, "not found id 3"),
-        ("DELETE", "/posts/3", 404, "not found id 3"),
         ("PATCH", "/posts/0", 404, "not found id 0"),
         ("GET", "/posts/" + "9" * 30, 404, "not found id " + "9" * 30),
         ("GET", "/posts/" + "9" * 5000, 404, "no such route: GET /posts/" + "9" * 5000),
@@ -333,7 +327,6 @@ def many(client, path):
         ("_sort=title&_limit=3", [25, 24, 23], 25),
         ("_sort=id&_order=DESC&_start=0&_end=2", [25, 24], 25),
         ("_sort=content&_order=desc&_limit=2", [2, 5], 25),
-        ("_order=desc&_limit=1", [1], 25),
         ("_start=10&_end=12", [11, 12], 25),
         ("_start=" + "9" * 10_000, [], 25),
         ("_start=24&_limit=" + "9" * 10_000, [25], 25),
@@ -342,7 +335,6 @@ def many(client, path):
         ("_page=2&_limit=2", [3, 4], 25),
         ("_limit=0&_page=" + "9" * 10_000, [], 25),
         ("id=3&id=1&id=99", [1, 3], 2),
-        ("title=A&title=Y", [1, 25], 2),
         ("content=Größe 1&_limit=2", [1, 4], 9),
         ("q=GRÖSSE 2&_start=1&_limit=1", [5], 8),
         ("q=%0A", [], 0),
@@ -782,11 +774,19 @@ def test_an_edit_is_seen_at_once(posts, path, rename):
         assert posts.get("/posts").json[0]["title"] == title
 
 
-def test_a_file_that_has_not_changed_is_not_read_again(posts, monkeypatch):
-    responses = [posts.get("/posts"), posts.patch("/posts/1?title=New")]
-    monkeypatch.setattr(Path, "read_bytes", None)
-    assert [response.status_code for response in responses] == [200, 200]
-    assert posts.get("/posts").json == [post(title="New"), TWO]
+def test_a_slow_reader_does_not_bring_back_an_old_version(posts, monkeypatch):
+    read_bytes, writes = Path.read_bytes, ["New"]
+
+    def write_meanwhile(path):
+        data = read_bytes(path)
+        while writes:
+            assert patch(1, writes.pop()).status_code == 200
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", write_meanwhile)
+    assert posts.get("/posts/1").json == ONE
+    monkeypatch.setattr(Path, "read_bytes", None)  # nothing is read again
+    assert posts.get("/posts/1").json == post(title="New")
 
 
 def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
