@@ -1,6 +1,6 @@
 """A REST API for posts, kept in one JSON file.
 
-method  path         status codes             description
+method  path         codes (+ 401, 403, 503)  description
 GET     /            200                      List the routes.
 GET     /posts/all   200,304,400              Return all posts, like /posts and /posts/.
 POST    /posts/      201,400,413,415          Create a post, like /posts.
@@ -15,8 +15,8 @@ POST    /login       200,400,401,413,415      Return a token for a user's passwo
 
 A stateful server remembers in a session who has logged in.  This one is stateless:
 login returns a signed token, which the client sends with each write and any process
-that knows the SECRET_KEY can verify.  A write is durable when it is acknowledged,
-which costs a copy of the file and two fsync() calls, shared by concurrent writes.
+that knows the SECRET_KEY can verify.  A write is on disk before it is acknowledged;
+this costs a copy of the file and two fsync() calls, which concurrent writes share.
 """
 
 import json
@@ -69,7 +69,7 @@ class StoreError(OSError):
 
 @dataclass(frozen=True)
 class Post:
-    """A post.  To add a field, add one line below, such as: author: str = "" """
+    """A post.  To add a text field, add one line below, e.g.: author: str = "" """
 
     id: int
     title: str
@@ -106,7 +106,7 @@ class Post:
 FIELDS = [field.name for field in fields(Post)]
 TEXT_FIELDS = FIELDS[1:]
 DEFAULTS = {name: getattr(Post, name, None) for name in FIELDS}
-QUERY_PATTERNS = {  # by name, what its values must match
+QUERY_PATTERNS = {  # parameter to regular expression
     **dict.fromkeys([*TEXT_FIELDS, "q"], "(?s).*"),
     **dict.fromkeys(["id", "_start", "_end", "_limit"], "[0-9]+"),
     "_page": "0*[1-9][0-9]*",
@@ -150,7 +150,7 @@ def get_post(post_id):
 
 @app.put("/posts/<int:post_id>")
 def update_all(post_id):
-    """Replace all fields of a post; one that is missing is None, and rejected."""
+    """Replace all fields of a post; a missing one becomes None and is rejected."""
     texts = dict.fromkeys(TEXT_FIELDS) | read_texts(post_id)
     post = store.change(post_id, texts, request.if_match)
     return jsonify(success="Successfully updated", **post.to_dict())
@@ -172,7 +172,7 @@ def delete_post(post_id):
 
 @app.post("/login")
 def login():
-    """Return a token for a user's password, compared in constant time as ASCII."""
+    """Return a token for a user's password, escaped and compared in constant time."""
     values = read_body()
     user = str(values.get("user"))
     expected = app.config["USERS"].get(user)
@@ -196,7 +196,7 @@ def read_texts(post_id="") -> dict:
 def read_body() -> dict:
     """Return the values in the request body, a JSON object or an HTML form, if any."""
     request.max_content_length = app.config["MAX_CONTENT_LENGTH"] + 1
-    data = request.get_data()  # Werkzeug cuts it there if it is chunked
+    data = request.get_data()  # a chunked body is cut at that limit
     if len(data) == request.max_content_length:
         abort(413)
     if len(data) < (request.content_length or 0):
@@ -241,8 +241,8 @@ def read_slice(total: int) -> tuple:
 
 
 def read_number(name: str, default: int) -> int:
-    """Return a number in the query string, cut as int() takes 4300 digits at most."""
-    return int(request.args.get(name, str(default))[:4000])
+    """Return a number in the query string, cut as int and str allow 4300 digits."""
+    return int(request.args.get(name, str(default))[:2000])
 
 
 def add_etag(response, data):
@@ -282,7 +282,7 @@ def token_serializer():
 
 @app.after_request
 def add_cors_headers(response):
-    """Let the web pages of trusted hosts read the response (CORS)."""
+    """Let web pages from trusted hosts read the response (CORS)."""
     headers = response.headers
     headers["Vary"] = "Origin"
     if is_origin_trusted():
@@ -331,7 +331,7 @@ class Posts(dict):
         return b",".join([post.line for post in self.values()])
 
     def find(self, post_id: int, if_match: Container = ()) -> Post:
-        """Return a post; abort with 404 without one, 412 if If-Match lacks its ETag."""
+        """Return a post; abort with 404 if absent, 412 if If-Match lacks its ETag."""
         post = self.get(post_id)
         if post is None:
             abort(404, f"not found id {post_id}")
@@ -394,7 +394,7 @@ def read_stamp(path: Path) -> tuple:
 
 
 def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
-    """Write a new file, flush it, then rename it to path if that is as expected."""
+    """Write and flush a new file, then rename it to path if that has not changed."""
     temp = path.with_name(f".{path.name}.tmp")
     temp.unlink(missing_ok=True)  # left by a process that was killed
     mode = path.stat().st_mode if expected else 0o666
@@ -404,7 +404,7 @@ def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
             file.writelines([posts.lines, b"\n]}\n"])
             file.flush()
             if expected:
-                temp.chmod(mode)  # as open() has applied the umask
+                os.chmod(temp, mode)  # as open() has applied the umask
                 later = max(time.time_ns(), expected[1] + 1)  # a new stamp
                 os.utime(temp, ns=(later, later))
             os.fsync(file.fileno())
@@ -419,7 +419,7 @@ def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator:
-    """Keep other processes out (of the folder, as the file is replaced); then flush."""
+    """Lock the folder, since the file itself is replaced; flush it on success."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -495,7 +495,7 @@ class PostStore:
 
     def _save(self, batch: list) -> None:
         """Apply each write to a copy of the posts, save it, and make it the latest."""
-        path = Path(os.path.realpath(self.path))  # so that a link is kept
+        path = Path(os.path.realpath(self.path))  # so a symlink survives
         if not self._latest.stamp:
             path.parent.mkdir(parents=True, exist_ok=True)
         with lock_folder(path.parent) if fcntl else nullcontext():

@@ -333,7 +333,7 @@ def many(client, path):
         ("_limit=0", [], 25),
         ("_page=3", [21, 22, 23, 24, 25], 25),
         ("_page=2&_limit=2", [3, 4], 25),
-        ("_limit=0&_page=" + "9" * 10_000, [], 25),
+        ("_limit={0}&_page={0}".format("9" * 10_000), [], 25),
         ("id=3&id=1&id=99", [1, 3], 2),
         ("content=Größe 1&_limit=2", [1, 4], 9),
         ("q=GRÖSSE 2&_start=1&_limit=1", [5], 8),
