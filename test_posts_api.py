@@ -40,7 +40,7 @@ NEW = {"title": "New", "content": ""}
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "data" / "posts.json"
+    return tmp_path / "new" / "data" / "posts.json"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def client(path, monkeypatch):
 @pytest.fixture
 def posts(client, path):
     """A client of an API with two posts, ONE and TWO."""
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(file_of(ONE, TWO), "utf-8")
     return client
 
@@ -79,6 +79,8 @@ def error(response, status):
     assert response.status_code == status, response.text
     assert response.mimetype == "application/json"
     assert list(response.json) == ["error"]
+    challenge = "Bearer" if status == 401 else None
+    assert response.headers.get("WWW-Authenticate") == challenge
     return response.json["error"]
 
 
@@ -95,11 +97,10 @@ def configure(monkeypatch, **settings):
 
 NO_FIELD = "you must pass title or content as parameter"
 NO_CONTENT = "content is required and must be a string"
-NO_ID = "id is assigned by the server and cannot be changed"
+CALLS = ["open 1", "open 2", "chmod 1", "utime 1", "fsync 1", "replace 1"]
 JSON = "application/json"
 NO_FORM = "the body must be JSON or an HTML form without files"
-WITHOUT_MEANING = "nope=1 _sort=nope _order=up _order= _start=x _end=-1 _limit=1.5"
-WITHOUT_MEANING += " _limit= _page=0 _page=00 id=x _embed=comments"
+MEANINGLESS = "nope=1 _sort=nope _order=up _start=x _end=-1 _limit=1.5 _page=0 id=x"
 UNTRUSTED = "evil.example localhost.evil.example evillocalhost 192.168.0.1 [::1] a|b"
 ORIGINS = [f"http://{host}" for host in UNTRUSTED.split()]
 ORIGINS += ["", "null", "http://localhost@evil.example", "http://a://localhost"]
@@ -115,7 +116,6 @@ store = posts_api.PostStore(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     print(store.add({"title": "by a process", "content": "x" * 2000}).id)
 """
-OBJECT = "the JSON must be an object"
 FORM = 'it must have the form {"next_id": 1, "posts": []}'
 ID = "post 2: id must be a positive integer"
 BAD_IDS = ["0", "-1", "2.0", "true", '"2"', "null", "[]", "{}"]
@@ -147,6 +147,9 @@ def test_create_makes_file_and_folder(client, path, url):
         '{"success":"Successfully added.","id":1,"title":"New","content":"größer"}\n'
     )
     assert saved(path) == [post(title="New", content="größer")]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,6 @@ def test_get_one(posts):
 )
 def test_put_replaces_all_fields(posts, path, body):
     response = posts.put("/posts/2", **body)
-    assert response.status_code == 200
     assert response.json == {"success": "Successfully updated", **post(2, **NEW)}
     assert saved(path) == [ONE, post(2, **NEW)]
 
@@ -186,7 +188,6 @@ def test_put_replaces_all_fields(posts, path, body):
 def test_patch_changes_only_the_fields_named(posts, path, kind):
     response = posts.patch("/posts/2", **{kind: {"title": "New"}})
     new = TWO | {"title": "New"}
-    assert response.status_code == 200
     assert response.json == {"success": "Successfully updated", **new}
     assert saved(path) == [ONE, new]
 
@@ -205,6 +206,7 @@ def test_an_id_is_never_given_twice(posts, path, monkeypatch):
     monkeypatch.setattr(posts_api, "store", posts_api.PostStore(path))
     assert posts.post("/posts", json=NEW).json["id"] == 3
     path.write_text('{"posts": []}')
+    assert posts_api.PostStore(path).read().next_id == 1
     assert posts.post("/posts", json=NEW).json["id"] == 4
 
 
@@ -214,11 +216,13 @@ def test_an_id_is_never_given_twice(posts, path, monkeypatch):
     [
         ({"title": 5, "content": ""}, "title is required and must be a string"),
         ({"title": " \n", "content": ""}, "title must not be blank"),
-        (NEW | {"body": ""}, "unknown field: 'body'"),
         (NEW | {"\ud800": ""}, r"unknown field: '\ud800'"),
-        (NEW | {"title": "\ud800"}, "title contains text that UTF-8 cannot encode"),
+        (
+            NEW | {"title": "\ud800\uffff"},
+            "title contains text that UTF-8 cannot encode",
+        ),
         (NEW | {"content": None}, NO_CONTENT),
-        (NEW | {"id": None}, NO_ID),
+        (NEW | {"id": None}, "id is assigned by the server and cannot be changed"),
         ({"success": ""}, NO_FIELD),
         ([ONE], "the JSON must be an object"),
     ],
@@ -256,11 +260,8 @@ def test_an_invalid_body(posts, path, kind, body, status, message):
     ("verb", "url", "status", "message"),
     [
         ("GET", "/posts/3", 404, "not found id 3"),
-        ("PUT", "/posts/3", 404, "not found id 3"),
         ("PATCH", "/posts/0", 404, "not found id 0"),
-        ("GET", "/posts/" + "9" * 30, 404, "not found id " + "9" * 30),
         ("GET", "/posts/" + "9" * 5000, 404, "no such route: GET /posts/" + "9" * 5000),
-        ("GET", "/posts/abc", 404, "no such route: GET /posts/abc"),
         ("PUT", "/posts/all", 405, "no such route: PUT /posts/all"),
     ],
 )
@@ -296,8 +297,12 @@ def test_a_body_may_have_1_mib(client, path, announced, length, status):
     content_type = f"multipart/form-data; boundary={boundary}"
     body = body.ljust(length, b"\n")
     response = send(client, body, length if announced else None, content_type)
-    assert response.status_code == status, response.text[:99]
-    assert path.exists() == (status == 201)
+    assert (response.status_code, path.exists()) == (status, status == 201)
+
+
+def test_the_length_of_a_body_can_be_set(posts, monkeypatch):
+    configure(monkeypatch, MAX_CONTENT_LENGTH=17)
+    assert send(posts, b"title=AB&content=", 17).status_code == 201
 
 
 def test_a_body_shorter_than_its_length_is_400(posts, path):
@@ -309,6 +314,8 @@ def test_a_bug_is_500_and_logged(posts, monkeypatch, caplog):
     monkeypatch.setattr(posts_api.Posts, "find", lambda *_: int("not a number"))
     assert "internal error" in error(posts.get("/posts/1"), 500)
     assert "ValueError: invalid literal" in caplog.text
+    with pytest.raises(AttributeError):
+        posts_api.store.read()[1].title = "a post never changes"
 
 
 @pytest.fixture
@@ -316,7 +323,7 @@ def many(client, path):
     """A client of an API with posts 1 to 25, whose titles count down from Y to A."""
     ids = range(1, 26)
     posts = [post(n, title=chr(ord("Z") - n), content=f"Größe {n % 3}") for n in ids]
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(file_of(*posts, next_id=26), "utf-8")
     return client
 
@@ -331,14 +338,11 @@ def many(client, path):
         ("_start=" + "9" * 10_000, [], 25),
         ("_start=24&_limit=" + "9" * 10_000, [25], 25),
         ("_limit=0", [], 25),
-        ("_page=3", [21, 22, 23, 24, 25], 25),
         ("_page=2&_limit=2", [3, 4], 25),
         ("_limit={0}&_page={0}".format("9" * 10_000), [], 25),
         ("id=3&id=1&id=99", [1, 3], 2),
         ("content=Größe 1&_limit=2", [1, 4], 9),
         ("q=GRÖSSE 2&_start=1&_limit=1", [5], 8),
-        ("q=%0A", [], 0),
-        ("q=", list(range(1, 26)), 25),
     ],
 )
 def test_query(many, query, ids, total):
@@ -348,9 +352,9 @@ def test_query(many, query, ids, total):
     assert response.headers["X-Total-Count"] == str(total)
 
 
-@pytest.mark.parametrize("parameter", WITHOUT_MEANING.split())
+@pytest.mark.parametrize("parameter", MEANINGLESS.split())
 def test_a_parameter_without_a_meaning_is_400(many, parameter):
-    message = error(many.get("/posts?q=a&" + parameter), 400)
+    message = error(many.get("/posts?id=1&_limit=1&q=a&" + parameter), 400)
     assert message == f"invalid query parameter: {parameter}"
 
 
@@ -412,7 +416,6 @@ def test_a_page_of_a_trusted_host_can_read(posts, origin, url):
     headers = posts.get(url, headers={"Origin": origin, "Host": host}).headers
     assert headers["Access-Control-Allow-Origin"] == origin
     assert headers["Access-Control-Expose-Headers"] == "ETag, Location, X-Total-Count"
-    assert headers["Vary"] == "Origin"
 
 
 def test_a_page_of_a_trusted_host_can_write(posts, path, monkeypatch):
@@ -458,9 +461,8 @@ def log_in(client):
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_write_without_a_token_is_401(users, path, header):
     headers = {"Authorization": header.format(log_in(users))}
-    response = users.delete("/posts/1", headers=headers)
+    response = users.patch("/posts/1?title=A", headers=headers)
     assert refused(response, 401, path) == "a write needs a valid token from /login"
-    assert response.headers["WWW-Authenticate"] == "Bearer"
     assert users.get("/posts/1").status_code == 200
 
 
@@ -476,7 +478,6 @@ def test_a_wrong_login_is_401(users, values):
     body = json.dumps(dict(zip(("user", "password"), values)))
     response = users.post("/login", data=body, content_type="application/json")
     assert error(response, 401) == "wrong user or password"
-    assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
 def run(tmp_path, script, **settings):
@@ -520,6 +521,7 @@ def test_the_program_serves_this_machine_only_without_the_debugger(monkeypatch):
     monkeypatch.setattr("flask.Flask.run", lambda app, **options: calls.append(options))
     runpy.run_path(posts_api.__file__, run_name="__main__")
     assert calls == [{"debug": False}]
+    assert posts_api.app.config["TOKEN_MAX_AGE"] == 3600
 
 
 def load(name, replace=("", "")):
@@ -611,7 +613,6 @@ def test_writes_that_wait_are_saved_together(posts, path, slow_disk):
     responses = in_parallel(lambda n: patch(n % 2 + 1, "New"), range(8))
     assert [response.status_code for response in responses] == [200] * 8
     assert len(slow_disk) <= 8  # one by one, it would be 16
-    assert [each["title"] for each in saved(path)] == ["New", "New"]
 
 
 def test_each_write_gets_its_own_outcome(posts, path, slow_disk, monkeypatch, caplog):
@@ -725,12 +726,13 @@ def fail(monkeypatch, name, at=1):
     monkeypatch.setattr(os, name, broken)
 
 
-@pytest.mark.parametrize("name", ["open", "chmod", "utime", "fsync", "replace"])
-def test_a_write_that_fails_changes_nothing(posts, path, monkeypatch, caplog, name):
+@pytest.mark.parametrize("call", CALLS)
+def test_a_write_that_fails_changes_nothing(posts, path, monkeypatch, caplog, call):
+    name, at = call.split()
     before = posts.get("/posts").json, path.read_bytes(), path.stat().st_ino
 
     with monkeypatch.context() as context:
-        fail(context, name)
+        fail(context, name, int(at))
         message = error(posts.delete("/posts/1"), 503)
 
     assert message == f"cannot save {path}: [Errno 5] {os.strerror(errno.EIO)}"
@@ -789,12 +791,14 @@ def test_a_slow_reader_does_not_bring_back_an_old_version(posts, monkeypatch):
     assert posts.get("/posts/1").json == post(title="New")
 
 
-def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
+@pytest.mark.parametrize("mtime", [1, 2**32])
+def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch, mtime):
     fsync, edits = os.fsync, [file_of(post(title="Edited"), TWO)]
 
     def edit_before(descriptor):
         if edits:
             path.write_text(edits.pop(), "utf-8")
+            os.utime(path, (mtime, mtime))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", edit_before)
@@ -802,7 +806,6 @@ def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
 
     assert message == f"cannot save {path}: it was edited in the meantime; try again"
     assert saved(path) == [post(title="Edited"), TWO]
-    assert posts.patch("/posts/2?title=New").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -813,9 +816,8 @@ def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
         ("One", '"', "invalid JSON: Expecting ',' delimiter: line 2 column 22"),
         (None, "[" * 100_000, "invalid JSON: maximum recursion depth exceeded"),
         ("{", "\udcff{", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
-        (None, "[]", OBJECT),
+        (None, "[]", "the JSON must be an object"),
         (None, '{"posts": {}}', FORM),
-        (None, '{"next_id": 3}', FORM),
         (None, '{"posts": [], "note": ""}', FORM),
         *(("3", number, FORM) for number in ("3.5", "1e999", "true", '"3"')),
         *((" 2,", f" {bad},", ID) for bad in BAD_IDS),
@@ -824,8 +826,6 @@ def test_an_edit_during_a_save_is_kept(posts, path, monkeypatch):
         ("title", "titel", "post 1: unknown field: 'titel'"),
         ("title", "\\ud800", r"post 1: unknown field: '\ud800'"),
         ('"title": "One", ', "", "post 1: title is required and must be a string"),
-        ('"Two"', "2", "post 2: title is required and must be a string"),
-        ("Two", "\\t", "post 2: title must not be blank"),
         ("Two", "\\ud800", "post 2: title contains text that UTF-8 cannot encode"),
         ("Two", "\udcff", "post 2: title contains text that UTF-8 cannot encode"),
     ],
