@@ -76,7 +76,7 @@ class Post:
     content: str
 
     def __post_init__(self) -> None:
-        """Validate the values, wherever they come from; raise BadPost."""
+        """Validate the values; a lone surrogate, which encode() ignores, is no text."""
         if type(self.id) is not int or self.id < 1:
             raise BadPost("id must be a positive integer")
         for name in TEXT_FIELDS:
@@ -353,7 +353,7 @@ class Posts(dict):
 
 
 def parse_posts(data: bytes, known: Posts) -> Posts:
-    """Return the posts in the file, reusing unchanged known ones, or raise BadPost."""
+    """Return the posts in the file, reusing known ones; Post rejects invalid bytes."""
     document = parse_object(data.decode("utf-8-sig", "surrogateescape"))
     next_id = document.pop("next_id", 1)
     items = document.pop("posts", None)
@@ -394,7 +394,7 @@ def read_stamp(path: Path) -> tuple:
 
 
 def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
-    """Write and flush a new file, then rename it to path if that has not changed."""
+    """Write and flush a new file, as private as the old one, then rename it to path."""
     temp = path.with_name(f".{path.name}.tmp")
     temp.unlink(missing_ok=True)  # left by a process that was killed
     mode = path.stat().st_mode if expected else 0o666
@@ -405,7 +405,7 @@ def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
             file.flush()
             if expected:
                 os.chmod(temp, mode)  # as open() has applied the umask
-                later = max(time.time_ns(), expected[1] + 1)  # a new stamp
+                later = max(time.time_ns(), expected[1] + 1)  # so that stamps differ
                 os.utime(temp, ns=(later, later))
             os.fsync(file.fileno())
         posts.stamp = read_stamp(temp)
@@ -470,8 +470,8 @@ class PostStore:
     def _commit(self, operation: Callable) -> Post:
         """Apply an operation to a copy of the posts, save the copy, return the result.
 
-        While one thread saves, others queue their writes and wait for the lock.  The
-        next to get it saves the whole queue; the others find their writes done.
+        While one thread saves, others queue their operations and wait for the lock.  The
+        next to get it runs and saves the whole queue; the others find theirs done.
         """
         write = SimpleNamespace(operation=operation, result=None)
         self._queue.append(write)
@@ -483,7 +483,7 @@ class PostStore:
         return write.result
 
     def _save_queue(self) -> None:
-        """Save the whole queue at once; each write gets a result, whatever happens."""
+        """Save the whole queue; if that fails, all its writes fail, and a bug is raised."""
         batch = [self._queue.pop(0) for _ in list(self._queue)]
         try:
             self._save(batch)
