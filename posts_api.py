@@ -76,7 +76,7 @@ class Post:
     content: str
 
     def __post_init__(self) -> None:
-        """Validate the values; a lone surrogate, which encode() ignores, is no text."""
+        """Validate the values; reject lone surrogates, which UTF-8 cannot encode."""
         if type(self.id) is not int or self.id < 1:
             raise BadPost("id must be a positive integer")
         for name in TEXT_FIELDS:
@@ -172,7 +172,7 @@ def delete_post(post_id):
 
 @app.post("/login")
 def login():
-    """Return a token for a user's password, escaped and compared in constant time."""
+    """Return a token if user and password match; ascii() is for compare_digest()."""
     values = read_body()
     user = str(values.get("user"))
     expected = app.config["USERS"].get(user)
@@ -241,7 +241,7 @@ def read_slice(total: int) -> tuple:
 
 
 def read_number(name: str, default: int) -> int:
-    """Return a number in the query string, cut as int and str allow 4300 digits."""
+    """Return a query number, cut to 2000 digits so a product fits Python's 4300."""
     return int(request.args.get(name, str(default))[:2000])
 
 
@@ -470,8 +470,8 @@ class PostStore:
     def _commit(self, operation: Callable) -> Post:
         """Apply an operation to a copy of the posts, save the copy, return the result.
 
-        While one thread saves, others queue their operations and wait for the lock.  The
-        next to get it runs and saves the whole queue; the others find theirs done.
+        While one thread saves, others queue their operations and wait for the lock.
+        The next to get it takes and saves the whole queue; the others find theirs done.
         """
         write = SimpleNamespace(operation=operation, result=None)
         self._queue.append(write)
@@ -483,7 +483,7 @@ class PostStore:
         return write.result
 
     def _save_queue(self) -> None:
-        """Save the whole queue; if that fails, all its writes fail, and a bug is raised."""
+        """Save the queue; if that fails, so do its writes; re-raise all but OSError."""
         batch = [self._queue.pop(0) for _ in list(self._queue)]
         try:
             self._save(batch)
