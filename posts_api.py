@@ -1,520 +1,1633 @@
 """A REST API for posts, kept in one JSON file.
 
-method  path         codes (+ 401, 403, 503)  description
-GET     /            200                      List the routes.
-GET     /posts/all   200,304,400              Return all posts, like /posts and /posts/.
-POST    /posts/      201,400,413,415          Create a post, like /posts.
-GET     /posts/<id>  200,304,404              Return a post.
-PUT     /posts/<id>  200,400,404,412,413,415  Replace all fields of a post.
-PATCH   /posts/<id>  200,400,404,412,413,415  Change some fields of a post.
-DELETE  /posts/<id>  200,404,412              Delete a post.
-POST    /login       200,400,401,413,415      Return a token for a user's password.
+An API lets one application request data from another, or change it.  This one does so
+over HTTP, in the style called REST: the method of a request says what to do, and its
+URL names the resource to do it to.
 
-    $ curl -X PATCH 'http://127.0.0.1:5000/posts/1?title=New'
-    {"success":"Successfully updated","id":1,"title":"New","content":"..."}
+    method  path                  what it does
+    GET     /posts/all            Return all posts, also at /posts and /posts/.
+    POST    /posts/               Create a post, also at /posts.
+    GET     /posts/<int:post_id>  Return a post.
+    PUT     /posts/<int:post_id>  Replace all fields of a post.
+    PATCH   /posts/<int:post_id>  Change some fields of a post.
+    DELETE  /posts/<int:post_id>  Delete a post.
+    POST    /login                Return a token for a user's name and password.
+    GET     /                     List the routes.
 
-A stateful server remembers in a session who has logged in.  This one is stateless:
-login returns a signed token, which the client sends with each write and any process
-that knows the SECRET_KEY can verify.  A write is on disk before it is acknowledged;
-this costs a copy of the file and two fsync() calls, which concurrent writes share.
+Start the server with "python posts_api.py".  This is a request to it, and the response
+(curl -v -X PATCH 'http://127.0.0.1:5000/posts/1?title=New' shows them):
+
+    PATCH /posts/1?title=New HTTP/1.1     method, path, and query string after "?"
+    Host: 127.0.0.1:5000                  a header
+                                          (no body: the fields are in the query string)
+
+    HTTP/1.1 200 OK                       the status code
+    Content-Type: application/json        a header
+    ETag: "5f3a..."                       a header
+
+    {"success":"Successfully updated",    the body
+    "id":1,"title":"New","content":"..."}
+
+The module has four parts.  You can stop reading after any of them:
+
+    1. Posts        the settings, the class Post, and the rules for what clients send
+    2. Routes       one function for each method and path
+    3. Requests     how a request is read, who may write, how errors are sent
+    4. The store    how posts are read from the file and saved, so that none is lost
+
+The last lines check the settings and start the server.
 """
 
+import argparse
 import json
 import os
-import re
+import stat
+import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
-from functools import cached_property, partial
-from hmac import compare_digest
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType
+from typing import Any, get_type_hints
+from urllib.parse import unquote_to_bytes
 
-from flask import Flask, abort, jsonify, request, url_for
+import click
+from flask import Flask, abort, g, jsonify, request, url_for
 from itsdangerous import BadData, URLSafeTimedSerializer
-from werkzeug.exceptions import BadRequest, HTTPException, ServiceUnavailable
-from werkzeug.http import generate_etag
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import generate_etag, quote_etag
+from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.wsgi import host_is_trusted
 
 try:
     import fcntl
-except ImportError:  # Windows: one process only
+except ImportError:  # on Windows, where only one process may serve the file
     fcntl = None  # type: ignore[assignment]
 
+
+# --- Part 1: posts --------------------------------------------------------------------
+
+# Type hints such as "-> dict[str, Any]" (a dict with str keys and any values) are for
+# the reader and the type checker; Python ignores them.  The comment "type: ignore"
+# silences the type checker.
+
 app = Flask(__name__, static_folder=None)
-app.url_map.strict_slashes = False
-app.json.sort_keys = False  # type: ignore
-app.json.ensure_ascii = False  # type: ignore
+# /posts//1 is a 404, not a redirect to /posts/1.
+app.url_map.merge_slashes = False
+# In responses, keep the order of Post's fields, and write ö rather than \u00f6.
+app.json.sort_keys = False  # type: ignore[attr-defined]
+app.json.ensure_ascii = False  # type: ignore[attr-defined]
+
 app.config.update(
-    POSTS_FILE=f"{app.root_path}/data/posts.json",
+    POSTS_FILE=os.path.join(app.root_path, "data", "posts.json"),
+    # Host names under which clients may reach the server; web pages from these hosts
+    # may write to it.  .localhost means all subdomains of localhost.
     TRUSTED_HOSTS=["127.0.0.1", "localhost", ".localhost"],
-    USERS={},  # name to password; if empty, anyone may write
-    TOKEN_MAX_AGE=3600,  # seconds
-    MAX_CONTENT_LENGTH=1024 * 1024,  # bytes
-    MAX_FORM_MEMORY_SIZE=None,  # only the limit above applies
+    # User names and hashes of their passwords.  If empty, anyone may write.
+    USERS={},
+    # How long a token is valid, in seconds.
+    TOKEN_MAX_AGE=3600,
+    # The maximum size of a request body, in bytes.
+    MAX_CONTENT_LENGTH=1024 * 1024,
+    # Disable Flask's separate, smaller limit for the fields of a form.
+    MAX_FORM_MEMORY_SIZE=None,
 )
+# Environment variables override the settings: FLASK_POSTS_FILE sets POSTS_FILE.
 app.config.from_prefixed_env()
+if "FLASK_SECRET_KEY" in os.environ:
+    # from_prefixed_env() parses values as JSON, so it turns "987" into a number.
+    app.secret_key = os.environ["FLASK_SECRET_KEY"]
+
+# The largest id: JavaScript cannot represent all larger integers exactly.
+MAX_ID = 2**53 - 1
 
 
 class BadPost(ValueError):
-    """The data does not describe a post; the message says why."""
+    """The values do not describe a post.  The message says why."""
 
 
-class StoreError(OSError):
-    """The file cannot be read or saved; the message says which file and why."""
+class StoreError(Exception):
+    """The posts cannot be read or saved.  The message says which file and why."""
+
+
+# The server handles several requests at once, each in a thread of its own.  Threads
+# share the variables of the program.  A server may also run the whole program several
+# times, as processes, which share nothing but the file.
 
 
 @dataclass(frozen=True)
 class Post:
-    """A post.  To add a text field, add one line below, e.g.: author: str = "" """
+    """A post, such as Post(1, "Hello", "World").
+
+    @dataclass writes __init__() and == for the fields below.  A post is frozen: its
+    fields cannot be reassigned, so threads can share it, and what is computed from them
+    stays valid.  To change a post, replace it with a new one.
+
+    To add a field, add one line after content.  The field must be a str with a default,
+    which is used for posts that were saved before the field existed:
+
+        author: str = ""
+
+    If you rename or remove a field, do the same in the file: unknown fields are errors.
+    """
 
     id: int
     title: str
     content: str
 
-    def __post_init__(self) -> None:
-        """Validate the values; reject lone surrogates, which UTF-8 cannot encode."""
-        if type(self.id) is not int or self.id < 1:
-            raise BadPost("id must be a positive integer")
-        for name in TEXT_FIELDS:
-            text = getattr(self, name)
-            if not isinstance(text, str):
-                raise BadPost(f"{name} is required and must be a string")
-            if text.encode(errors="ignore").decode() != text:
-                raise BadPost(f"{name} contains text that UTF-8 cannot encode")
-        if not self.title.strip():
-            raise BadPost("title must not be blank")
+    @cached_property  # computed on first access, then cached
+    def as_dict(self) -> MappingProxyType[str, Any]:
+        """The values by name: {"id": 1, "title": "Hello", "content": "World"}.
 
-    def to_dict(self) -> dict:
-        """Return the values by field name, the id first."""
-        return {name: getattr(self, name) for name in FIELDS}
-
-    def contains(self, text: str) -> bool:
-        """Tell whether a field other than the id contains the text, ignoring case."""
-        text = text.casefold()
-        return any(text in getattr(self, name).casefold() for name in TEXT_FIELDS)
+        It is read as post.as_dict, without ().  A MappingProxyType is a read-only dict.
+        getattr(post, "title") is post.title.  FIELDS is defined below this class.
+        """
+        return MappingProxyType({name: getattr(self, name) for name in FIELDS})
 
     @cached_property
-    def line(self) -> bytes:
-        """A line break and the post as JSON in UTF-8; computed once, then cached."""
-        return f"\n{json.dumps(self.to_dict(), ensure_ascii=False)}".encode()
+    def json_line(self) -> bytes:
+        """The post's line in the file: its values as JSON, encoded in UTF-8.
+
+        (dict() is needed, as json.dumps() refuses a MappingProxyType.)
+
+        A str holds characters; files and networks hold bytes, which Python shows as
+        b"...".  encode() turns characters into bytes, and decode() turns them back.
+        """
+        return json.dumps(dict(self.as_dict), ensure_ascii=False).encode()
+
+    @cached_property
+    def etag(self) -> str:
+        """The name of this version of the post, for the ETag header (see part 2).
+
+        It is a hash of the line, in quotation marks.  A hash is a short text computed
+        from bytes; in practice, different bytes never have the same hash.
+        """
+        return quote_etag(generate_etag(self.json_line))
 
 
-FIELDS = [field.name for field in fields(Post)]
+# ["id", "title", "content"], and the same without the id.
+FIELDS = [each.name for each in fields(Post)]
 TEXT_FIELDS = FIELDS[1:]
-DEFAULTS = {name: getattr(Post, name, None) for name in FIELDS}
-QUERY_PATTERNS = {  # parameter to regular expression
-    **dict.fromkeys([*TEXT_FIELDS, "q"], "(?s).*"),
-    **dict.fromkeys(["id", "_start", "_end", "_limit"], "[0-9]+"),
-    "_page": "0*[1-9][0-9]*",
-    "_sort": "|".join(FIELDS),
-    "_order": "(?i)asc|desc",
-}
+# The fields that have a default: {"author": ""} with the line in the docstring.  Python
+# keeps the default of a field as an attribute of the class.
+DEFAULTS = {name: getattr(Post, name) for name in FIELDS if hasattr(Post, name)}
 
 
-@app.get("/")
-def list_routes():
-    """List the routes, as the docstring of this module does."""
-    rows = [line.split(maxsplit=3) for line in __doc__.splitlines()[3:11]]
-    return jsonify({f"{method} {path}": text for method, path, _, text in rows})
+# How a post gets from a request to the file:
+#
+#     read_texts()   bytes -> the fields that are sent, {"title": "New"}
+#     class Draft    -> with the other values, {"id": 1, "title": "New", "content": ""}
+#     make_post()    -> Post(1, "New", "")
+#     json_line      -> bytes
+#
+# What is checked on the way, and what is checked when the file is read:
+#
+#                                             POST   PUT   PATCH   file
+#     check_rules()     your own rules         x      x      x
+#     check_field()     names and types        x      x      x      x
+#     add_defaults()    no field is missing    x      x             x
+#
+# (For a PATCH, no field can be missing, since the old post has them all.)
+
+
+def check_rules(texts: dict[str, str]) -> None:
+    """Raise BadPost if the fields that a client sends break a rule.
+
+    This is the place for rules of your own.  The argument holds the fields that the
+    client sends and no others, so it may be just {"title": "New"}:
+
+        if len(texts.get("title", "")) > 200:
+            raise BadPost("title must have at most 200 characters")
+
+    A rule that depends on other posts belongs in Draft.add() and Draft.change(), which
+    run while the store is locked.  The rules here do not apply to the file, so that a
+    new rule does not make older posts unreadable, nor to the defaults of fields that
+    are not sent.  (But a client that sends back a whole post sends its old values and
+    defaults, too.)
+    """
+    if "title" in texts and not texts["title"].strip():
+        raise BadPost("title must not be blank")
+
+
+def check_field(name: str, value: Any) -> None:
+    """Raise BadPost if a post has no such field, or if the value has the wrong type.
+
+    ({name!a} writes the name in quotes, with non-ASCII characters escaped.)
+    """
+    if name not in FIELDS:
+        raise BadPost(f"unknown field: {name!a} (a post has {', '.join(FIELDS)})")
+    if name != "id":
+        check_text(name, value)
+    # type() rather than isinstance(), for which True is an int, too.
+    elif type(value) is not int or not 1 <= value <= MAX_ID:
+        raise BadPost(f"id must be a whole number from 1 to {MAX_ID}")
+
+
+def check_text(name: str, value: Any) -> None:
+    r"""Raise BadPost if the value is not a string, or cannot be encoded as UTF-8.
+
+    JSON may spell an emoji as two escapes of four digits, "\ud83d\ude00".  One of them
+    alone is only half a character, for which UTF-8 has no bytes.
+
+    ("raise ... from error" keeps the original exception, as __cause__ of the new one.
+    The r before a docstring lets its backslashes stand for themselves.)
+    """
+    if not isinstance(value, str):
+        raise BadPost(f"{name} must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadPost(f"{name} contains half a character: {error}") from error
+
+
+def add_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, with defaults for missing fields.
+
+    | merges two dicts; for a name in both, the right-hand value wins.  Raise BadPost if
+    a field without a default is missing, such as the title.
+    """
+    complete = DEFAULTS | values
+    for name in TEXT_FIELDS:
+        if name not in complete:
+            raise BadPost(f"{name} is required and must be a string")
+    return complete
+
+
+def make_post(values: dict[str, Any]) -> Post:
+    """Return a Post with these values, by field name; raise BadPost if one is wrong.
+
+    The id is checked even if it is missing: get() then returns None.  Post(**values)
+    passes each item of the dict as a keyword argument: Post(id=1, title="Hello", ...).
+    """
+    check_field("id", values.get("id"))
+    for name, value in values.items():
+        check_field(name, value)
+    return Post(**add_defaults(values))
+
+
+# --- Part 2: routes -------------------------------------------------------------------
+#
+# A function with a route is called a view.  With Flask-SQLAlchemy, the views would find
+# and change posts as on the left.  Here they do so as on the right:
+#
+#     Post.query.all()                      get_store().select(...)
+#     Post.query.get_or_404(1)              get_store().find(1)
+#     db.session.add(post)                  get_store().add(...)
+#     post.title = "New"                    get_store().change(1, {"title": "New"})
+#     db.session.delete(post)               get_store().remove(1)
+#     db.session.commit()                   (included in the three above)
+#
+# The views also use a few functions from part 3:
+#
+#     read_texts(post_id)   the fields that the request sends, such as {"title": "New"}
+#     read_query()          what the query string of a list asks for
+#     read_if_match()       which version of the post is to be changed
+#     add_etag(...)         adds the name of this version to the response
+#
+#     read_body()           the values in the body of the request
+#     abort(400, "...")     ends the request with this status code and message
+#
+# If something goes wrong, for example if a post is missing, these functions call
+# abort() themselves, or raise an exception that part 3 turns into an error response.
+# So the views contain little more than the success case.
+
+
+# What an ETag is for.  It names one version of a post: when the post changes, its ETag
+# does, too.  A client sends it back to make a request conditional: to get the post
+# only if it has changed (If-None-Match), or to change it only if it has not (If-Match);
+# see section 13 of RFC 9110, the standard of HTTP:
+#
+#     GET /posts/1                           200, with the header  ETag: "5f3a"
+#     GET /posts/1    If-None-Match: "5f3a"  304 Not Modified, without a body
+#     PATCH /posts/1  If-Match: "5f3a"       200, with the header  ETag: "c41d"
+#     PATCH /posts/1  If-Match: "5f3a"       412 Precondition Failed
+#
+# The last request comes from a second client that had read the same version.  Without
+# If-Match, it would have overwritten a change that it had never seen.  A list of posts
+# has an ETag as well.
 
 
 @app.get("/posts/all")
+@app.get("/posts/")
 @app.get("/posts")
 def get_all():
-    """Return all posts, or those that the query string selects."""
-    posts, total = select_posts(store.read())
-    body = [b"[", posts.lines, b"\n]\n"]
-    response = app.response_class(body, mimetype="application/json")
+    """Return all posts, or those that the query string selects.
+
+    For example:
+
+        /posts?title=Hello                   whose title is Hello
+        /posts?title_like=hell               whose title contains hell, Hell, HELL, ...
+        /posts?q=hell&_sort=id&_order=desc   with hell in any field, highest id first
+        /posts?_page=2&_limit=10             the second page, with ten posts per page
+
+    The X-Total-Count header holds the number of matching posts, on all pages together.
+
+    select() returns the posts, as an object that knows their JSON text and their ETag
+    (class Posts in part 4), and the number for X-Total-Count.  So the view sends that
+    text as it is; jsonify() would encode every post again for each request.
+    """
+    posts, total = get_store().select(read_query())
+    # A response made by hand: its body, and the value of its Content-Type header.
+    response = app.response_class(posts.json_array, mimetype="application/json")
     response.headers["X-Total-Count"] = total
-    return add_etag(response, posts.lines)
+    return add_etag(response, posts.etag)
 
 
+@app.post("/posts/")
 @app.post("/posts")
 def create_post():
-    """Create a post."""
-    post = store.add(read_texts())
-    response = jsonify(success="Successfully added.", **post.to_dict())
-    return response, 201, {"Location": url_for("get_post", post_id=post.id)}
+    """Create a post.
+
+    A view may return a tuple of response, status code and headers.  201 means
+    "Created", and the Location header holds the URL of the new post, "/posts/4", which
+    url_for() builds from the name of its view.
+    """
+    post = get_store().add(read_texts())
+    response = jsonify(success="Successfully added.", **post.as_dict)
+    location = url_for("get_post", post_id=post.id)
+    return response, 201, {"Location": location, "ETag": post.etag}
 
 
 @app.get("/posts/<int:post_id>")
 def get_post(post_id):
     """Return a post."""
-    post = store.read().find(post_id)
-    return add_etag(jsonify(post.to_dict()), post.line)
+    post = get_store().find(post_id)
+    return add_etag(jsonify(**post.as_dict), post.etag)
 
 
 @app.put("/posts/<int:post_id>")
 def update_all(post_id):
-    """Replace all fields of a post; a missing one becomes None and is rejected."""
-    texts = dict.fromkeys(TEXT_FIELDS) | read_texts(post_id)
-    post = store.change(post_id, texts, request.if_match)
-    return jsonify(success="Successfully updated", **post.to_dict())
+    """Replace all fields of a post.
+
+    A missing field is reset to its default; one that has no default is required.  The
+    store keeps every field that change() does not name, so all are named here.
+    """
+    texts = add_defaults(read_texts(post_id))
+    post = get_store().change(post_id, texts, read_if_match())
+    response = jsonify(success="Successfully updated", **post.as_dict)
+    return response, 200, {"ETag": post.etag}
 
 
 @app.patch("/posts/<int:post_id>")
 def update_some(post_id):
     """Change some fields of a post."""
-    post = store.change(post_id, read_texts(post_id), request.if_match)
-    return jsonify(success="Successfully updated", **post.to_dict())
+    texts = read_texts(post_id)
+    if not texts:
+        abort(400, f"you must pass {' or '.join(TEXT_FIELDS)} as parameter")
+    post = get_store().change(post_id, texts, read_if_match())
+    response = jsonify(success="Successfully updated", **post.as_dict)
+    return response, 200, {"ETag": post.etag}
 
 
 @app.delete("/posts/<int:post_id>")
 def delete_post(post_id):
     """Delete a post."""
-    post = store.remove(post_id, request.if_match)
-    return jsonify(success="successfully deleted", **post.to_dict())
+    post = get_store().remove(post_id, read_if_match())
+    return jsonify(success="successfully deleted", **post.as_dict)
+
+
+# How to log in, with a password that is set before the server is started.  (Single
+# quotes keep the shell from replacing what follows "$"; -d sends a form, -H a header.)
+#
+#     $ flask --app posts_api hash-password
+#     Password:
+#     scrypt:32768:8:1$3wCq...$5e0c...
+#     $ export FLASK_USERS='{"ann": "scrypt:32768:8:1$3wCq...$5e0c..."}'
+#     $ python -c 'import secrets; print(secrets.token_hex())'
+#     5f2c...
+#     $ export FLASK_SECRET_KEY='5f2c...'
+#     $ python posts_api.py
+#
+#     $ curl http://127.0.0.1:5000/login -d user=ann -d password=s3cret
+#     {"token":"ImFubiI.Zx..."}
+#     $ curl -X DELETE http://127.0.0.1:5000/posts/1 \
+#         -H 'Authorization: Bearer ImFubiI.Zx...'
+#
+# A password hash is computed from a password, but not the other way round, so whoever
+# reads the setting does not learn the password.  Its three parts are the method
+# (scrypt, with numbers that make it slow on purpose), a random text (the salt, so that
+# equal passwords have different hashes) and the result.
+#
+# For an unknown user, the password is checked against the following hash, which matches
+# no password.  That takes as long as for a known user (with the same method), so the
+# response time does not reveal which users exist.
+NO_PASSWORD_HASH = "scrypt:32768:8:1$salt$no password has this hash"
+
+
+def token_serializer() -> URLSafeTimedSerializer:
+    """Return a serializer, an object that turns a value into a signed text, and back.
+
+    dumps() puts the user's name and the time in the text and signs it: it adds a code
+    that can be computed only with SECRET_KEY.  loads() undoes that, or raises BadData
+    if the code is wrong or the text is too old.  Unlike that of a password, this salt
+    is a fixed name.  It keeps these texts apart from others that are signed with the
+    same key, such as Flask's session cookies.
+    """
+    return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
 
 @app.post("/login")
 def login():
-    """Return a token if user and password match; ascii() is for compare_digest()."""
+    """Return a token for a user's name and password.
+
+    A stateful server keeps a record (a session) of who has logged in.  This one is
+    stateless: it keeps no such record.  The client keeps the token, and sends it with
+    each write ("Bearer" as in "the bearer of this token is Ann").
+
+    Anyone can read a token, but only those who have the key can make one, and any
+    process that has it can verify one.  A token is valid for TOKEN_MAX_AGE seconds,
+    even if the password is changed in the meantime.
+    """
     values = read_body()
-    user = str(values.get("user"))
-    expected = app.config["USERS"].get(user)
-    matches = compare_digest(ascii(values.get("password")), ascii(str(expected)))
-    if expected is None or not matches:
+    user, password = values.get("user"), values.get("password")
+    if not isinstance(user, str) or not isinstance(password, str):
+        abort(401, "user and password are required and must be strings")
+    # Half a character would make check_password_hash() fail.  BadPost makes it a 400.
+    check_text("password", password)
+    password_hash = app.config["USERS"].get(user, NO_PASSWORD_HASH)
+    if not check_password_hash(password_hash, password):
         abort(401, "wrong user or password")
     return jsonify(token=token_serializer().dumps(user))
 
 
-def read_texts(post_id="") -> dict:
-    """Return the fields of a post given in the request, not yet validated."""
-    texts = request.args.to_dict() | read_body()
-    texts.pop("success", None)  # some clients send it back
-    if str(texts.pop("id", post_id)) != str(post_id):
-        abort(400, "id is assigned by the server and cannot be changed")
-    if not texts:
-        abort(400, f"you must pass {' or '.join(TEXT_FIELDS)} as parameter")
+@app.get("/")
+def list_routes():
+    """List the routes.
+
+    Flask stores each route as a rule.  That of get_all(), for example, has
+
+        rule.rule        "/posts/all"
+        rule.methods     {"GET", "HEAD", "OPTIONS"}
+        rule.endpoint    "get_all", under which app.view_functions has the view
+
+    HEAD (a GET without the body) and OPTIONS (see add_cors_headers) are added by Flask.
+    The description of a route is the first line of the docstring of its view.
+    """
+    routes = {}
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        docstring = view.__doc__ or ""  # a view may have none
+        first_line = docstring.strip().split("\n")[0]
+        for method in sorted(rule.methods):
+            if method not in ("HEAD", "OPTIONS"):
+                routes[f"{method} {rule.rule}"] = first_line
+    return jsonify(routes)
+
+
+# --- Part 3: requests -----------------------------------------------------------------
+#
+# How one request passes through this module, and the errors that can end it early:
+#
+#     PATCH /posts/1?title=New
+#        |
+#     load_user()             sets g.user, the name in the token, or None
+#     check_write()           401 no valid token, 403 a page of an untrusted host
+#     update_some(1)          400           the view
+#        read_texts(1)        400, 413, 415    returns {"title": "New"}
+#        read_if_match()                       returns None, as there is no If-Match
+#        change(1, ...)       404, 412, 503    the store returns the changed Post
+#        jsonify(...)                          the post as JSON
+#     add_cors_headers()      adds headers for web browsers
+#        |
+#     200 {"success": "Successfully updated", "id": 1, "title": "New", ...}
+#
+# Flask calls the functions marked before_request before the view, in the order of their
+# definition, and those marked after_request after it.  An exception that is raised by
+# the view, or by a function that is called before it, is passed to the function marked
+# errorhandler for its class, or for the nearest base class.  That returns the error
+# response, which then passes through add_cors_headers() like any other.  Werkzeug is
+# the library under Flask that parses requests and builds responses.
+
+
+def read_texts(post_id: int | None = None) -> dict[str, str]:
+    """Return the fields of a post that the request sends, such as {"title": "New"}.
+
+    They may be in the query string, in the body, or in both, in which case the body
+    takes precedence.  post_id is the id in the URL, or None for a new post (the type
+    int | None means an int or None).  An id may be sent only if it equals post_id.
+    """
+    texts = read_single_values(read_args()) | read_body()
+    texts.pop("success", None)  # part of our responses, which some clients send back
+    if "id" in texts:
+        sent_id = str(texts.pop("id"))
+        if post_id is None or sent_id != str(post_id):
+            abort(400, "id is assigned by the server and cannot be changed")
+    for name, text in texts.items():
+        check_field(name, text)
+    check_rules(texts)
     return texts
 
 
-def read_body() -> dict:
-    """Return the values in the request body, a JSON object or an HTML form, if any."""
-    request.max_content_length = app.config["MAX_CONTENT_LENGTH"] + 1
-    data = request.get_data()  # a chunked body is cut at that limit
-    if len(data) == request.max_content_length:
-        abort(413)
-    if len(data) < (request.content_length or 0):
+def read_args() -> MultiDict[str, str]:
+    """Return the query string as a MultiDict, which maps each name to a list of values.
+
+    "title=A%26B&title=C" maps title to ["A&B", "C"], since "%" and two hex digits stand
+    for one byte: %26 is "&", and %C3%B6 is "ö" in UTF-8.  Werkzeug would silently alter
+    bytes that are not UTF-8.  So check_utf8() looks at them first: query_string is
+    bytes, and unquote_to_bytes() turns each %C3 in it into the byte C3.
+    """
+    # Both the raw bytes and those of the escapes have to be UTF-8.
+    check_utf8(request.query_string)
+    check_utf8(unquote_to_bytes(request.query_string))
+    return request.args
+
+
+def read_single_values(values: MultiDict[str, str]) -> dict[str, Any]:
+    """Return a dict of the values; abort if a name has several, so that none is lost.
+
+    lists() yields each name with its values; to_dict() takes the first value of each.
+    """
+    for name, given in values.lists():
+        if len(given) > 1:
+            abort(400, f"{name} is given more than once")
+    return values.to_dict()
+
+
+def read_body() -> dict[str, Any]:
+    """Return the values in the request body: a JSON object, an HTML form, or nothing.
+
+    A form has one of two encodings: x-www-form-urlencoded, which looks like a query
+    string, or multipart/form-data, which can also hold files.  The Content-Type header
+    says which it is; is_json and mimetype come from there.  415 means Unsupported Media
+    Type.  A body can be read only once.  get_data() keeps a copy, for request.form; if
+    request.form came first, it would leave nothing for get_data().
+
+    Bytes that are not UTF-8 must not get past Werkzeug, which would alter them
+    silently.
+    """
+    data = request.get_data()
+    check_length(data)
+    if not data:
+        return {}
+    if request.is_json:
+        return parse_json(data)
+    if request.mimetype == "application/x-www-form-urlencoded":
+        if data.lstrip().startswith((b"{", b"[")):
+            # The most common mistake: curl -d '{"title": "New"}' labels JSON as a form.
+            abort(415, "to send JSON, add the header Content-Type: application/json")
+        check_utf8(data)
+        check_utf8(unquote_to_bytes(data))
+    if request.files:
+        abort(415, "send the form without files")
+    if not request.form:  # any other Content-Type, or a broken form
+        abort(415, "send a form, or JSON with Content-Type: application/json")
+    # In multipart/form-data, there are no escapes such as %C3%B6.
+    check_utf8(data)
+    return read_single_values(request.form)
+
+
+def check_length(data: bytes) -> None:
+    """Abort if the body is, or may be, incomplete.
+
+    A client either announces the length of the body in the Content-Length header, or
+    sends the body in chunks, pieces without a total.  If fewer bytes arrive than
+    announced, the connection was lost.  A chunked body that exceeds MAX_CONTENT_LENGTH
+    is silently truncated to that length by Werkzeug.  So if there are that many bytes,
+    there may have been more: 413, too large.
+    """
+    if request.content_length is None:  # chunked, or no body
+        if len(data) >= app.config["MAX_CONTENT_LENGTH"]:
+            abort(413)
+    elif len(data) < request.content_length:
         abort(400, "the body is shorter than its Content-Length")
-    text = data.decode("utf-8-sig")
-    if text and request.is_json:
-        return parse_object(text)
-    if text and (request.files or not request.form):
-        abort(415, "the body must be JSON or an HTML form without files")
-    return request.form.to_dict()
 
 
-def select_posts(posts: "Posts") -> tuple:
-    """Return the posts that the query string selects, and how many match in all."""
-    query = request.args
-    if not query:
-        return posts, len(posts)
-    for name, value in query.items(multi=True):
-        pattern = QUERY_PATTERNS.get(name)
-        if pattern is None or not re.fullmatch(pattern, value):
-            abort(400, f"invalid query parameter: {name}={value}")
-    found = list(posts.values())
-    for name in FIELDS:
-        values = query.getlist(name)
-        if values:
-            found = [post for post in found if str(getattr(post, name)) in values]
-    if "q" in query:
-        found = [post for post in found if post.contains(query["q"])]
-    if "_sort" in query:
-        descending = query.get("_order", "asc").lower() == "desc"
-        found.sort(key=attrgetter(query["_sort"]), reverse=descending)
-    start, end = read_slice(len(found))
-    return Posts({post.id: post for post in found[start:end]}), len(found)
-
-
-def read_slice(total: int) -> tuple:
-    """Return the start and the end of the slice that the query string asks for."""
-    page = read_number("_page", 1)
-    limit = read_number("_limit", 10 if "_page" in request.args else total)
-    start = read_number("_start", (page - 1) * limit)
-    return start, read_number("_end", start + limit)
-
-
-def read_number(name: str, default: int) -> int:
-    """Return a query number, cut to 2000 digits so a product fits Python's 4300."""
-    return int(request.args.get(name, str(default))[:2000])
-
-
-def add_etag(response, data):
-    """Add an ETag, a hash of data; send 304 if the client has it (RFC 9110, 13.1.2)."""
-    etag = generate_etag(data)
-    response.set_etag(etag)
-    if request.if_none_match.contains_weak(etag):
-        response.status_code = 304
-    return response
-
-
-@app.before_request
-def check_client():
-    """Reject a write from an untrusted page or, if USERS is set, without a token."""
-    if request.method in ("GET", "HEAD", "OPTIONS") or request.routing_exception:
-        return
-    if request.origin is not None and not is_origin_trusted():
-        abort(403, f"the origin {request.origin!r} is not in TRUSTED_HOSTS")
-    if not app.config["USERS"] or request.endpoint == "login":
-        return
-    header = request.headers.get("Authorization", "")
-    token = header[7:] if header.lower().startswith("bearer ") else ""
+def check_utf8(data: bytes) -> None:
+    """Abort if the bytes are not UTF-8."""
     try:
-        user = token_serializer().loads(token, max_age=app.config["TOKEN_MAX_AGE"])
-        app.config["USERS"][user]  # KeyError if unknown
-    except (BadData, KeyError):
-        abort(401, "a write needs a valid token from /login")
+        data.decode()
+    except UnicodeDecodeError as error:
+        abort(400, f"the text is not UTF-8: {error}")
 
 
-def token_serializer():
-    """Return the serializer that signs and verifies tokens; it needs SECRET_KEY."""
-    if app.secret_key in (None, ""):
-        raise RuntimeError("USERS is set, but not SECRET_KEY, which signs the tokens")
-    app.secret_key = str(app.secret_key)  # it may be a number
-    return URLSafeTimedSerializer(app.secret_key, salt="login")
+def parse_json(data: bytes) -> dict[str, Any]:
+    """Return the object that a JSON text contains; raise BadPost if it is not valid.
 
-
-@app.after_request
-def add_cors_headers(response):
-    """Let web pages from trusted hosts read the response (CORS)."""
-    headers = response.headers
-    headers["Vary"] = "Origin"
-    if is_origin_trusted():
-        allowed = "Authorization, Content-Type, If-Match, If-None-Match"
-        headers["Access-Control-Allow-Origin"] = request.origin
-        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
-        headers["Access-Control-Allow-Headers"] = allowed
-        headers["Access-Control-Expose-Headers"] = "ETag, Location, X-Total-Count"
-    return response
-
-
-def is_origin_trusted():
-    """Tell whether the request comes from a web page of a trusted host, on any port."""
-    host = request.environ.get("HTTP_ORIGIN", "").partition("://")[2]
-    return host_is_trusted(host, app.config["TRUSTED_HOSTS"])
-
-
-@app.errorhandler(BadPost)
-@app.errorhandler(StoreError)
-@app.errorhandler(UnicodeDecodeError)  # in the body or the query string
-@app.errorhandler(HTTPException)
-def handle_error(error):
-    """Return an error as JSON, with its status code and the headers it requires."""
-    if isinstance(error, StoreError):
-        app.logger.error(error)
-        error = ServiceUnavailable(str(error))
-    elif isinstance(error, ValueError):
-        error = BadRequest(str(error))
-    elif error is request.routing_exception and error.code != 400:
-        error.description = f"no such route: {request.method} {request.path}"
-    headers = error.get_headers()[1:]  # all but the Content-Type
-    if error.code == 401:
-        headers.append(("WWW-Authenticate", "Bearer"))
-    return jsonify(error=error.description), error.code, headers
-
-
-class Posts(dict):
-    """Posts by id, a snapshot of the file.  Threads share it, so writes use a copy."""
-
-    next_id = 1
-    stamp: tuple = ()  # see read_stamp()
-
-    @cached_property
-    def lines(self) -> bytes:
-        """The lines of the posts, joined by commas; computed once, then cached."""
-        return b",".join([post.line for post in self.values()])
-
-    def find(self, post_id: int, if_match: Container = ()) -> Post:
-        """Return a post; abort with 404 if absent, 412 if If-Match lacks its ETag."""
-        post = self.get(post_id)
-        if post is None:
-            abort(404, f"not found id {post_id}")
-        if if_match and generate_etag(post.line) not in if_match:
-            abort(412, f"id {post_id} has changed since")
-        return post
-
-    def put(self, values: dict) -> Post:
-        """Add or replace a post with these values and return it, or raise BadPost."""
-        if not isinstance(values, dict):
-            raise BadPost("it must be a JSON object")
-        for name in values:
-            if name not in FIELDS:
-                raise BadPost(f"unknown field: {name!r}")
-        post = Post(**(DEFAULTS | values))
-        self[post.id] = post
-        self.next_id = max(self.next_id, post.id + 1)
-        return post
-
-
-def parse_posts(data: bytes, known: Posts) -> Posts:
-    """Return the posts in the file, reusing known ones; Post rejects invalid bytes."""
-    document = parse_object(data.decode("utf-8-sig", "surrogateescape"))
-    next_id = document.pop("next_id", 1)
-    items = document.pop("posts", None)
-    if document or type(next_id) is not int or not isinstance(items, list):
-        raise BadPost('it must have the form {"next_id": 1, "posts": []}')
-    posts = Posts()
-    posts.next_id = max(next_id, known.next_id)
-    for position, values in enumerate(items, 1):
-        try:
-            post = posts.put(values)
-        except BadPost as error:
-            raise BadPost(f"post {position}: {error}") from error
-        if len(posts) < position:
-            raise BadPost(f"post {position}: the id {post.id} occurs twice")
-        if known.get(post.id) == post:
-            posts[post.id] = known[post.id]
-    return posts
-
-
-def parse_object(text: str) -> dict:
-    """Return the object that a JSON text holds, or raise BadPost."""
+    The file is parsed with this function, too.  object_pairs_hook names a function that
+    json.loads() calls for each {...}.  The errors of decode(), json.loads() and
+    make_object() are ValueErrors, so the more special one comes first.
+    (RecursionError: Python limits how deeply calls may nest.)
+    """
+    # Some editors begin a file with these bytes, the byte order mark.
+    data = data.removeprefix(b"\xef\xbb\xbf")
     try:
-        value = json.loads(text)
-    except (RecursionError, ValueError) as error:
+        value = json.loads(data.decode(), object_pairs_hook=make_object)
+    except UnicodeDecodeError as error:
+        # error.start is the index of the first wrong byte.
+        line = data[: error.start].count(b"\n") + 1
+        raise BadPost(f"line {line} is not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise BadPost("invalid JSON: it is nested too deeply") from error
+    except ValueError as error:
         raise BadPost(f"invalid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadPost("the JSON must be an object")
     return value
 
 
-def read_stamp(path: Path) -> tuple:
-    """Return a tuple that changes when the file does, or () if there is no file."""
+def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dict of these pairs; raise ValueError if a name occurs twice.
+
+    By itself, json.loads() would keep the last of two values that have the same key,
+    and lose the other one.  (ascii() is what !a calls; 60 characters of it will do.)
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {name!a} occurs twice in {ascii(values)[:60]}")
+        values[name] = value
+    return values
+
+
+def read_if_match() -> list[str] | None:
+    """Return the ETags in the If-Match header, or None if any version will do."""
+    header = request.headers.get("If-Match", "*")
+    if header == "*":
+        return None
+    return split_etags(header)
+
+
+def split_etags(header: str) -> list[str]:
+    """Return the ETags in a header: '"5f3a", "c41d"' becomes ['"5f3a"', '"c41d"'].
+
+    They keep their quotation marks, as in Post.etag.  Whatever is not a well-formed
+    ETag equals none of ours.
+    """
+    return [etag.strip() for etag in header.split(",")]
+
+
+def add_etag(response, etag):
+    """Add an ETag, and turn the response into a 304 if the client has that version.
+
+    For a 304, Werkzeug removes the body.  The header may hold "*", which matches any
+    version, or ETags, or weak ETags: a proxy (a server between the client and this one)
+    that compresses a response turns its "5f3a" into W/"5f3a".
+    """
+    response.headers["ETag"] = etag
+    header = request.headers.get("If-None-Match")
+    if header is not None:
+        etags = split_etags(header)
+        if header == "*" or etag in etags or f"W/{etag}" in etags:
+            response.status_code = 304
+    return response
+
+
+# Lists.  You can skip this section, and continue with "Who may write".
+
+Search = tuple[list[str], list[str]]  # names of fields, and texts
+
+
+@dataclass
+class Query:
+    """What a request for a list asks for.  The store evaluates it.
+
+    The query string ?title=A&title=B&q=x&_sort=title&_order=desc&_page=2 becomes
+
+        filters     {"title": {"A", "B"}}            the title is A or B
+        searches    [(["title", "content"], ["x"])]  one of these fields contains x
+        sort        "title"
+        descending  True
+        start, end  10, 20                           as in a slice: found[10:20]
+
+    (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
+    which all of them would share.)
+    """
+
+    filters: dict[str, set] = field(default_factory=dict)
+    searches: list[Search] = field(default_factory=list)
+    sort: str | None = None
+    descending: bool = False
+    start: int = 0
+    end: int = MAX_ID  # stands for "no limit"
+
+
+# The fields that a parameter searches: {"q": ["title", "content"], "title_like": ...}
+SEARCHES = {"q": TEXT_FIELDS} | {f"{name}_like": [name] for name in TEXT_FIELDS}
+NUMBERS = ["_start", "_end", "_limit", "_page"]
+# All parameters.  (The star inserts the items of a list, or the keys of a dict.)
+PARAMETERS = [*FIELDS, *SEARCHES, "_sort", "_order", *NUMBERS]
+
+
+def read_query() -> Query:
+    """Return what the query string asks for; abort if it is invalid.
+
+    The loop reads what may be given more than once, and rejects what is unknown or must
+    not be repeated.  The last lines read the rest: _sort and _order, and the numbers.
+    """
+    query = Query()
+    if not request.query_string:
+        return query
+    args = read_args()
+    for name, values in args.lists():
+        if name == "id":
+            query.filters["id"] = {read_number(name, value) for value in values}
+        elif name in TEXT_FIELDS:
+            query.filters[name] = set(values)
+        elif name in SEARCHES:
+            query.searches.append((SEARCHES[name], values))
+        elif name not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            abort(400, f"unknown query parameter: {name} (the known ones are {known})")
+        elif len(values) > 1:
+            abort(400, f"{name} is given more than once")
+    query.sort, query.descending = read_order(args)
+    query.start, query.end = read_slice(args)
+    return query
+
+
+def read_order(args: MultiDict[str, str]) -> tuple[str | None, bool]:
+    """Return the field to sort by, if any, and whether the order is descending."""
+    sort = args.get("_sort")
+    if sort is not None and sort not in FIELDS:
+        abort(400, f"_sort must be one of {', '.join(FIELDS)}, not {sort}")
+    order = args.get("_order", "asc").lower()
+    if order not in ("asc", "desc"):
+        abort(400, f"_order must be asc or desc, not {order}")
+    return sort, order == "desc"
+
+
+def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
+    """Return the start and the end of the slice that the parameters describe.
+
+    _page=2              10, 20    a page has ten posts, unless _limit says otherwise
+    _limit=3             0, 3      without a _page, the start is 0
+    _start=5&_limit=3    5, 8      _start overrides _page
+    _start=5&_end=7      5, 7      _end overrides _limit
+
+    No number is larger than MAX_ID, and no end is before its start, so that a store
+    that uses SQL (see get_store) could pass them on.
+    """
+    numbers = {name: read_number(name, args[name]) for name in NUMBERS if name in args}
+    page = numbers.get("_page", 1)
+    limit = numbers.get("_limit", 10 if "_page" in numbers else MAX_ID)
+    start = numbers.get("_start", (page - 1) * limit)
+    end = numbers.get("_end", start + limit)
+    start = min(start, MAX_ID)
+    end = min(end, MAX_ID)
+    return start, max(start, end)
+
+
+def read_number(name: str, text: str) -> int:
+    """Return the whole number that a query parameter holds; abort if it holds none.
+
+    isdecimal() alone would also be true of digits of other scripts, such as "٣".
+    """
+    least = 1 if name == "_page" else 0
+    is_number = text.isascii() and text.isdecimal() and len(text) <= 18
+    if not is_number or int(text) < least:
+        abort(400, f"{name} must be an integer from {least} up, of at most 18 digits")
+    return int(text)
+
+
+def matches(post: Post, query: Query) -> bool:
+    """Return whether a post passes all filters and searches of a query."""
+    for name, wanted in query.filters.items():
+        if getattr(post, name) not in wanted:
+            return False
+    for names, texts in query.searches:
+        if not contains_any(post, names, texts):
+            return False
+    return True
+
+
+def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
+    """Return whether one of these fields contains one of the texts, ignoring case."""
+    for name in names:
+        value = getattr(post, name).lower()
+        for text in texts:
+            if text.lower() in value:
+                return True
+    return False
+
+
+# Who may write.
+
+
+@app.before_request
+def load_user():
+    """Set g.user to the user whose token the request carries, or to None.
+
+    The token is in the Authorization header, "Bearer <token>", which Werkzeug splits
+    into type (in lower case) and token.  g is an object of Flask's, on which a request
+    can keep its data.  Any view can use g.user; check_write() does, so it must be
+    defined after this function.
+    """
+    g.user = None
+    users = app.config["USERS"]
+    if not users or not request.authorization or request.authorization.type != "bearer":
+        return
+    # The token is None if the header has another form: Bearer name=value.
+    token = request.authorization.token or ""
+    try:
+        user = token_serializer().loads(token, max_age=app.config["TOKEN_MAX_AGE"])
+    except BadData:  # it was not signed with our key, or is too old
+        return
+    if user in users:
+        g.user = user
+
+
+@app.before_request
+def check_write():
+    """Reject a write from a web page of an untrusted host, or from an unknown user.
+
+    1. Any page that you visit can make your browser send a form to this server, for
+    example one that creates a post (cross-site request forgery).  But a browser says in
+    the Origin header which site the page is from, and the page cannot change that.  So
+    a write with an untrusted Origin is rejected.  Programs like curl send no Origin.
+
+    2. The owner of evil.example could make this name lead to 127.0.0.1, by changing its
+    address in the DNS (DNS rebinding).  A browser would then treat this server as part
+    of evil.example, and let its pages read every response.  But it sends the name in
+    the Host header, and Flask itself rejects a Host that is not in TRUSTED_HOSTS.
+    """
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return  # these methods change nothing
+    if request.routing_exception is not None:
+        return  # Flask has found no view, and raises this error next: 400, 404 or 405
+    if request.origin is not None and not is_origin_trusted():
+        abort(403, f"the origin {request.origin} is not in TRUSTED_HOSTS")
+    if app.config["USERS"] and g.user is None and request.endpoint != "login":
+        abort(401, "a write needs a valid token from /login")
+
+
+@app.after_request
+def add_cors_headers(response):
+    """Let web pages of trusted hosts read the response.
+
+    check_write() decides who may write, and the headers added here decide who may read.
+    An origin is a scheme, a host and a port: http://localhost:3000.  A browser hides a
+    response from a page of another origin, unless the response allows that origin.
+    This is called CORS, cross-origin resource sharing.  Before most writes, the browser
+    asks whether they are allowed, with a preflight request, to which Flask responds:
+
+        OPTIONS /posts/1    Origin: http://localhost:3000
+        200                 Access-Control-Allow-Origin: http://localhost:3000
+                            Access-Control-Allow-Methods: GET, POST, PUT, PATCH, DELETE
+
+    Exposed headers are those that a script in the page may read.
+    """
+    headers = response.headers
+    # A cache keeps responses, to use them again.  Vary tells it on which headers of the
+    # request a response depends.  A view may have set it; if not, getlist() returns [].
+    vary = [*headers.getlist("Vary"), "Origin"]
+    headers["Vary"] = ", ".join(vary)
+    if request.origin is not None and is_origin_trusted():
+        allowed = "Authorization, Content-Type, If-Match, If-None-Match"
+        exposed = "ETag, Location, X-Total-Count, WWW-Authenticate"
+        headers["Access-Control-Allow-Origin"] = request.origin
+        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
+        headers["Access-Control-Allow-Headers"] = allowed
+        headers["Access-Control-Expose-Headers"] = exposed
+    return response
+
+
+def is_origin_trusted() -> bool:
+    """Return whether the request comes from a web page of a trusted host.
+
+    The host in "http://localhost:5173" is what follows "://"; its port does not matter.
+    Without an Origin, and for the origin "null" (of a page that was opened from a file,
+    for example), there is no host to trust.
+    """
+    origin = request.origin or ""
+    return host_is_trusted(origin.partition("://")[2], app.config["TRUSTED_HOSTS"])
+
+
+# Errors.  abort(404, "...") raises an HTTPException with that status code.  BadPost and
+# StoreError are raised by code that does not know the status code: for example, a value
+# of the wrong type is a 400 in a request, and a 503 in the file.  Any other exception
+# is a bug.  Flask logs it and turns it into a 500, which is an HTTPException, too.
+
+
+@app.errorhandler(HTTPException)
+def handle_http_error(error):
+    """Return an error raised by abort() or Flask as JSON, not as HTML.
+
+    get_response() adds the headers of the error, such as Allow (the methods of the URL)
+    for 405.  Only the body of jsonify()'s response is used.  WWW-Authenticate tells the
+    client how to authenticate: with a bearer token.
+    """
+    response = error.get_response()
+    response.data = jsonify(error=error.description).data
+    response.mimetype = "application/json"
+    if error.code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+@app.errorhandler(BadPost)
+def handle_bad_post(error):
+    """Respond to invalid values with 400 Bad Request."""
+    return jsonify(error=str(error)), 400
+
+
+@app.errorhandler(StoreError)
+def handle_store_error(error):
+    """Log a failure of the store and respond with 503 Service Unavailable."""
+    app.logger.error(error)
+    return jsonify(error=str(error)), 503
+
+
+# --- Part 4: the store ----------------------------------------------------------------
+#
+# What if two programs write to the file at once?
+#
+#     A reads posts 1, 2    B reads posts 1, 2    A saves 1, 2, 3    B saves 1, 2, 3
+#
+# A's post 3 is lost.  What if the power fails while the file is being written, or
+# somebody edits it in the meantime?  With SQLAlchemy, the database takes care of all
+# that.  Here, this part does: a draft plays the role of db.session, saving it plays
+# that of db.session.commit(), and the JSON file is the database:
+#
+#     {"next_id": 3, "posts": [
+#     {"id": 1, "title": "Hello", "content": "World"},
+#     {"id": 2, "title": "Again", "content": ""}
+#     ]}
+#
+# next_id is the id that the next new post will get.  It is saved as well, so that no id
+# is reused, not even after the newest post is deleted.
+#
+# The terms used in this part:
+#
+#     snapshot   the posts as they are in one version of the file (class Posts)
+#     stamp      what tells two versions of the file apart (read_stamp)
+#     draft      a copy of a snapshot, to be changed and saved (class Draft)
+#     write      an addition, change or removal that waits to be saved (class Write)
+#     lock       what only one can have at a time, while the others wait for it: a
+#                threading.Lock one thread of a process, and flock() one process
+#     flush      wait until the bytes are on the disk
+#
+#     file --read--> snapshot --copy--> draft --save--> the next snapshot and the file
+#
+# A draft is saved in four steps, so that a crash at any moment leaves an intact file:
+#
+#     step                                                   a crash then leaves
+#     1  lock the folder; read the file if it has changed    the old file
+#     2  change a draft; write it to a temporary file, and   the old file, and perhaps
+#        flush that to disk                                  the temporary one
+#     3  rename the temporary file over the file             one of these, intact
+#     4  flush the folder to disk                            one of these, intact
+#        then respond                                        the new file
+#
+# Step 3 is the commit: the operating system renames a file completely or not at all.
+#
+# Who holds what, for example in a server of two processes:
+#
+#     process 1    threads --> PostStore:  _latest (a snapshot)  --+
+#                              _waiting (a queue), _lock           |
+#                                                                  +-- the lock -- the
+#     process 2    threads --> PostStore:  its own _latest,        |   of the      JSON
+#                              _waiting and _lock                --+   folder      file
+#
+# Writers wait for the lock of their store, and for that of the folder.  Readers wait
+# for neither.  They compare the stamp of the file with that of the latest snapshot in
+# memory, and parse the file again only if it has changed.  A reader that has begun with
+# an older snapshot keeps that until it has finished; nobody changes a snapshot.
+#
+# What happens inside PostStore.change(), and the errors that can end it early:
+#
+#     _commit()                waits for the other threads, then calls
+#        _save()
+#           lock_folder()      step 1: waits for other processes
+#           read()             503
+#           apply_writes()     step 2: calls Draft.change()    400, 404, 412
+#           replace_file()     steps 2 and 3                   503
+#           flush_folder()     step 4                          503
+#     and returns the post, or raises the error
+
+ById = dict[int, Post]  # posts by id
+Texts = dict[str, Any]  # values by field name, such as {"title": "New"}
+Tags = list[str] | None  # ETags; None stands for any
+Stamp = tuple[int, int, int]  # see read_stamp()
+
+
+@dataclass
+class Posts:
+    """A snapshot of the posts, or of those that select() has selected.
+
+    Nobody changes it once others can see it, so threads can share it.
+    """
+
+    by_id: ById
+    next_id: int = 1
+    stamp: Stamp | None = None  # None if there is no file, or for a selection
+
+    @cached_property
+    def lines(self) -> dict[int, bytes]:
+        """The lines of the posts, by id."""
+        return {post.id: post.json_line for post in self.by_id.values()}
+
+    @cached_property
+    def json_lines(self) -> bytes:
+        """The lines in the file, with a comma at the end of each but the last."""
+        return b",\n".join(self.lines.values())
+
+    @cached_property
+    def json_array(self) -> bytes:
+        """The posts as a JSON array, for the response to GET /posts/all."""
+        return b"".join([b"[\n", self.json_lines, b"\n]\n"])
+
+    @cached_property
+    def etag(self) -> str:
+        """The ETag of the list, a hash of its lines."""
+        return quote_etag(generate_etag(self.json_lines))
+
+
+class Draft:
+    """A copy of a snapshot, which one thread changes and then saves.
+
+    Each method validates first and changes the draft last, so one that raises an
+    exception leaves the draft unchanged.
+
+    One thread may save the writes of several requests at once (see "Saving" below).  So
+    the methods must not use request or g: pass them what they need.
+
+    The posts and their lines are in two dicts.  To keep them in step, change them only
+    with _put() and remove().
+    """
+
+    def __init__(self, posts: Posts) -> None:
+        self._by_id = dict(posts.by_id)
+        self._lines = dict(posts.lines)
+        self.next_id = posts.next_id
+
+    def snapshot(self) -> Posts:
+        """Return a snapshot with the changes; do not change the draft afterwards.
+
+        It gets the lines, too: to collect 10,000 of them again would take as long as to
+        write them.
+        """
+        posts = Posts(self._by_id, self.next_id)
+        posts.lines = self._lines  # fills the cache of this property
+        return posts
+
+    def add(self, texts: Texts) -> Post:
+        """Add a post with the next id and return it.
+
+        Raise BadPost if a value is invalid, StoreError if no id is left.
+        """
+        if self.next_id > MAX_ID:
+            raise StoreError(f"cannot add a post: all ids up to {MAX_ID} are used")
+        post = self._put(self.next_id, {"id": self.next_id} | texts)
+        self.next_id += 1
+        return post
+
+    def change(self, post_id: int, texts: Texts, if_match: Tags = None) -> Post:
+        """Change a post and return it; raise BadPost, or abort like find_post()."""
+        old = find_post(self._by_id, post_id, if_match)
+        return self._put(post_id, old.as_dict | texts)
+
+    def remove(self, post_id: int, if_match: Tags = None) -> Post:
+        """Remove a post and return it; abort like find_post()."""
+        post = find_post(self._by_id, post_id, if_match)
+        del self._lines[post_id]
+        del self._by_id[post_id]
+        return post
+
+    def _put(self, post_id: int, values: dict[str, Any]) -> Post:
+        """Make a post from the values and put it in its place; raise BadPost."""
+        post = make_post(values)
+        if post.id != post_id:
+            raise BadPost("id is assigned by the store and cannot be changed")
+        self._lines[post_id] = post.json_line
+        self._by_id[post_id] = post
+        return post
+
+
+def find_post(by_id: ById, post_id: int, if_match: Tags = None) -> Post:
+    """Return a post; abort with 404 if it is missing, 412 if its ETag is not listed.
+
+    This is the only place where the store raises HTTP errors.
+    """
+    post = by_id.get(post_id)
+    if post is None:
+        abort(404, f"not found id {post_id}")
+    if if_match is not None and post.etag not in if_match:
+        abort(412, f"id {post_id} has changed since")
+    return post
+
+
+def parse_file(data: bytes, known: Posts) -> Posts:
+    """Return the snapshot that the file contains; raise BadPost if it is invalid.
+
+    known is the previous snapshot.  Posts that have not changed are taken from there:
+    they have already been validated, and their lines and ETags computed.  If next_id
+    has been lowered by hand, it is raised again, so that no id is reused.
+    """
+    document = parse_json(data)
+    next_id = document.get("next_id", 1)
+    items = document.get("posts")
+    unknown = set(document) - {"next_id", "posts"}  # the other keys
+    if unknown or not isinstance(items, list):
+        raise BadPost('it must have the form {"next_id": 1, "posts": []}')
+    if type(next_id) is not int or next_id > MAX_ID + 1:
+        raise BadPost(f"next_id must be a whole number up to {MAX_ID + 1}")
+    by_id: ById = {}
+    for number, values in enumerate(items, 1):
+        try:
+            post = parse_item(values, known.by_id)
+        except BadPost as error:
+            raise BadPost(f"post {number}: {error}") from error
+        if post.id in by_id:
+            raise BadPost(f"post {number}: the id {post.id} occurs twice")
+        by_id[post.id] = post
+    highest_id = max(by_id, default=0)  # the largest key, or 0 if there is none
+    return Posts(by_id, max(next_id, known.next_id, highest_id + 1))
+
+
+def parse_item(values: Any, known: ById) -> Post:
+    """Return the post that an item of the file describes; raise BadPost if invalid."""
+    if not isinstance(values, dict):
+        raise BadPost("it must be a JSON object")
+    post_id = values.get("id")
+    # True and 1.0 are equal to 1, and would find post 1, but are no ids.
+    if type(post_id) is int:
+        post = known.get(post_id)
+        if post is not None and post.as_dict == values:
+            return post
+    return make_post(values)
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Return the stamp of a file, a tuple that practically always changes with it.
+
+    os.stat() returns what the operating system knows about a file.  Of that, st_mode
+    holds the kind of the file and its permissions.  The stamp holds the inode number
+    (the number of the file on the disk, which changes if an editor replaces the file),
+    the time of the last modification (mtime), and the size.
+
+    Return None if there is no such file.  Raise OSError if there is no such folder, or
+    if S_ISREG() says that it is not a regular file, but a folder or a pipe: opening a
+    pipe, which connects two programs, would wait until the other program opens it.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return ()
+        os.stat(path.parent)  # called only to raise an error if the folder is missing
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a regular file")
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def replace_file(path: Path, posts: Posts, expected: tuple) -> None:
-    """Write and flush a new file, as private as the old one, then rename it to path."""
-    temp = path.with_name(f".{path.name}.tmp")
-    temp.unlink(missing_ok=True)  # left by a process that was killed
-    mode = path.stat().st_mode if expected else 0o666
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[int | None]:
+    """Lock a folder for the duration of a block: with lock_folder(path) as descriptor.
+
+        with lock_folder(path) as descriptor:   # open the folder, and lock it
+            ...                                 # run the block
+                                                # unlock the folder, and close it
+
+    A function with @contextmanager runs up to its yield when the block begins, and from
+    there on when the block ends.  A finally clause runs even if the block raises an
+    exception.  yield gives a value to the name after "as": the descriptor, the
+    number by which the operating system knows an open file or folder.  Iterator[...] is
+    the return type of a function that yields.
+
+    LOCK_EX requests an exclusive lock: flock() waits until nobody else has it.  (An
+    editor takes no lock, so it is not kept out.)  The folder is locked, not the file,
+    as the file is replaced.
+    """
+    if fcntl is None:
+        # On Windows, this is the only yield: just run the block.
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
-        with open(temp, "xb", opener=partial(os.open, mode=mode)) as file:
-            file.write(b'{"next_id": %d, "posts": [' % posts.next_id)
-            file.writelines([posts.lines, b"\n]}\n"])
-            file.flush()
-            if expected:
-                os.chmod(temp, mode)  # as open() has applied the umask
-                later = max(time.time_ns(), expected[1] + 1)  # so that stamps differ
-                os.utime(temp, ns=(later, later))
-            os.fsync(file.fileno())
-        posts.stamp = read_stamp(temp)
-        if read_stamp(path) != expected:
-            raise StoreError("it was edited in the meantime; try again")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        try:
+            # Closing unlocks it, too, unless this process has made a copy of itself
+            # (fork) in the meantime: the copy has the folder open as well.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
+
+def replace_file(path: Path, old: Posts, new: Posts) -> None:
+    """Write the new snapshot to a temporary file, then rename it: steps 2 and 3.
+
+    Set new.stamp to the stamp that the file then has.
+    If anything fails (BaseException also covers Ctrl-C), remove the temporary file, and
+    raise the same exception again.
+    """
+    temp = path.with_name(f".{path.name}.tmp")
+    # Remove what a killed process may have left.
+    temp.unlink(missing_ok=True)
+    try:
+        old_status = os.stat(path) if old.stamp else None
+        write_file(temp, new, old_status)
+        # The rename will keep the inode number, the time and the size.
+        new.stamp = read_stamp(temp)
+        # An edit between this check and the rename would be lost.
+        if read_stamp(path) != old.stamp:
+            raise OSError("it was edited in the meantime; try again")
         os.replace(temp, path)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+    if old.stamp is None:
+        app.logger.warning("created %s, which did not exist", path)
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Iterator:
-    """Lock the folder, since the file itself is replaced; flush it on success."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+def write_file(temp: Path, posts: Posts, old: os.stat_result | None) -> None:
+    """Write a new file and flush it to disk, with the owner and mode of the old one.
+
+    old is what os.stat() knows of the old file.  If it is None, because there is none,
+    the new file gets default permissions.
+
+    write() hands the bytes to Python's buffer, flush() hands them to the operating
+    system, and fsync() waits until they are on the disk.  Mode "xb" fails if the file
+    exists.  (Bytes have no f-strings, so % inserts the number in place of %d.)
+    """
+    # The old file may be secret: open_private() makes one that only its owner can read.
+    opener = open_private if old else None
+    with open(temp, "xb", opener=opener) as file:
+        file.write(b'{"next_id": %d, "posts": [\n' % posts.next_id)
+        file.writelines([posts.json_lines, b"\n]}\n"])
+        file.flush()
+        descriptor = file.fileno()
+        if old and fcntl:  # not on Windows
+            copy_permissions(old, descriptor)
+            set_later_time(old, descriptor)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)  # which releases the lock
+
+
+def flush_folder(descriptor: int | None, path: Path) -> None:
+    """Flush the folder to disk: step 4.
+
+    A folder holds the names of its files.  Until it is flushed, a power failure may
+    undo the rename.
+    """
+    if descriptor is None:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        message = f"{path} is replaced, but not known to be on disk: {error}"
+        raise StoreError(message) from error
+
+
+# Owner, permissions and time of the file.  You can skip this section, and continue with
+# "Saving".
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read and write, for now.
+
+    open() calls this function with the path, and with "xb" translated into a number,
+    the flags.  The octal number 0o600 stands for permissions: it has a digit for the
+    owner (6: read and write), one for the group and one for all others (0: nothing).
+    """
+    return os.open(path, flags, mode=0o600)
+
+
+def copy_permissions(old: os.stat_result, descriptor: int) -> None:
+    """Give a new file the owner, the group and the permissions of the old one.
+
+    Owner and group are numbers, uid and gid.  A new file belongs to whoever runs the
+    server.  If the old one belongs to Ann, and a group may read it, the same must be
+    true of the new one; otherwise the save fails.
+
+    fchown() changes the owner and the group, and fchmod() the permissions, which
+    S_IMODE() takes out of st_mode.  The f stands for file descriptor, which always
+    means this file.  chown(path) could hit another file that somebody has put there.
+    """
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except PermissionError as error:
+            raise OSError("its owner and group cannot be kept") from error
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def set_later_time(old: os.stat_result, descriptor: int) -> None:
+    """Give a new file a later time than the old one has, so that their stamps differ.
+
+    Inode numbers are reused.  Without this, two saves within one tick of the clock (a
+    few milliseconds) could lead back to the first stamp:
+
+        before          inode 7, 12:00:00.004, 90 bytes     stamp 1
+        first save      inode 8, 12:00:00.004, 90 bytes     stamp 2
+        second save     inode 7, 12:00:00.004, 90 bytes     stamp 1 again
+
+    Another process that last read the file before would then miss both saves.
+    """
+    later = max(time.time_ns(), old.st_mtime_ns + 1)
+    os.utime(descriptor, ns=(later, later))  # the times of access and of modification
+
+
+# Saving.  Saving one write at a time would be this simple:
+#
+#     def change(self, post_id, texts, if_match=None):
+#         with self._lock, lock_folder(self.path.parent):   # step 1
+#             old = self.read()
+#             draft = Draft(old)                            # step 2
+#             post = draft.change(post_id, texts, if_match)
+#             ...                                           # steps 3 and 4
+#             return post
+#
+# But most of the time is spent waiting for the disk.  All writes that arrive in the
+# meantime can share the next save, which can double the number of writes per second:
+#
+#     thread A  |=== saves A ===|
+#     thread B      waits ......|=== saves B, C and D ===|
+#     thread C         waits ............................| finds that C is saved
+#     thread D            waits .........................| finds that D is saved
+#
+# While A saves, the queue is [B, C, D].  B gets the lock next, finds its write in the
+# queue, and takes all three: its batch is [B, C, D], and the queue is empty.  Then C
+# gets the lock, does not find its write in the queue, and only looks at the result.
+
+
+class Write:
+    """A write that waits to be saved: a method of Draft, its arguments, its outcome.
+
+    saved is initially False and becomes True only after the last step.  So whatever
+    goes wrong in between, an unsaved write is never mistaken for a saved one.
+
+    The method is Draft.add, for example, and Draft.add(draft, ...) is draft.add(...).
+    Its type Callable[..., Post] means any function that returns a Post.
+
+    This is not a dataclass, which would be equal (==) to another one with equal fields:
+    "in" compares with ==, and _commit() looks for this very object.
+    """
+
+    def __init__(self, method: Callable[..., Post], args: tuple) -> None:
+        self.method = method
+        self.args = args
+        self.post: Any = None
+        self.error: Exception | None = None
+        self.saved = False
+
+
+def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
+    """Call the methods of the writes, and return those writes that did not fail.
+
+    A write that fails does not affect the others.  Its error, of whatever class, is
+    kept, to be raised later in the thread of its request.  (The comment "noqa" silences
+    the linter, which warns about a broad except.)
+
+    *write.args passes each item of the tuple as an argument.
+    """
+    done = []
+    for write in writes:
+        try:
+            write.post = write.method(draft, *write.args)
+            done.append(write)
+        except Exception as error:  # noqa: BLE001
+            write.error = error
+    return done
+
+
+def fail_writes(writes: list[Write], message: str) -> None:
+    """Give an error to the writes that do not already have one, such as a 404."""
+    for write in writes:
+        if write.error is None:
+            write.error = StoreError(message)
 
 
 class PostStore:
-    """The posts in a JSON file, which many threads and processes may share."""
+    """The posts in a JSON file, which many threads and processes may share.
+
+    The views call only find(), select(), add(), change() and remove().  So a class that
+    has these five methods, with the same results and errors, can take its place.  They
+    return a Post, but select() returns a Posts and a number.  The errors are those of
+    find_post() and make_post(), and StoreError.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
-        self._latest = Posts()
-        self._queue: list = []
-        self._lock = threading.Lock()
+        self._latest = Posts({})  # the latest snapshot
+        self._latest_lock = threading.Lock()  # one thread at a time replaces it
+        self._waiting: list[Write] = []  # the queue
+        self._lock = threading.Lock()  # one thread at a time saves
+
+    def find(self, post_id: int) -> Post:
+        """Return a post; abort with 404 if there is none."""
+        return find_post(self.read().by_id, post_id)
+
+    def select(self, query: Query) -> tuple[Posts, int]:
+        """Return the posts that a query asks for, and how many matched in all."""
+        posts = self.read()
+        if query == Query():  # with the defaults, it asks for everything
+            return posts, len(posts.by_id)
+        found = [post for post in posts.by_id.values() if matches(post, query)]
+        if query.sort is not None:
+            # attrgetter("title") is a function that returns the title of a post.
+            found.sort(key=attrgetter(query.sort), reverse=query.descending)
+        selected = found[query.start : query.end]
+        return Posts({post.id: post for post in selected}), len(found)
+
+    def add(self, texts: Texts) -> Post:
+        """Add a post with the next id and return it; see Draft.add()."""
+        return self._commit(Draft.add, texts)
+
+    def change(self, post_id: int, texts: Texts, if_match: Tags = None) -> Post:
+        """Change fields of a post and return it; see Draft.change()."""
+        return self._commit(Draft.change, post_id, texts, if_match)
+
+    def remove(self, post_id: int, if_match: Tags = None) -> Post:
+        """Remove a post and return it; see Draft.remove()."""
+        return self._commit(Draft.remove, post_id, if_match)
 
     def read(self) -> Posts:
-        """Return the posts in the file, parsing it only if its stamp has changed."""
+        """Return the latest snapshot; parse the file only if its stamp has changed.
+
+        A file that is missing from the start counts as empty, with the stamp None.  One
+        that vanishes later may have been moved away by mistake, which is an error.
+
+        The stamp is read before the bytes.  If the file changes in between, the stamp
+        is too old, and the next call reads the file again.  If the bytes were read
+        first, we would have old posts with a new stamp, and take them for up to date.
+        """
         latest = self._latest
         try:
             stamp = read_stamp(self.path)
             if stamp == latest.stamp:
                 return latest
-            posts = parse_posts(self.path.read_bytes(), latest)
+            if stamp is None:
+                raise FileNotFoundError("No such file or directory any more")
+            posts = parse_file(self.path.read_bytes(), latest)
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        if self._latest is latest:
-            self._latest = posts
+        with self._latest_lock:
+            # If another thread has replaced it in the meantime, keep its newer posts.
+            if self._latest is latest:
+                self._latest = posts
         return posts
 
-    def add(self, texts: dict) -> Post:
-        """Add a post with the next id and return it, or raise BadPost."""
-        return self._commit(lambda draft: draft.put(texts | {"id": draft.next_id}))
+    def _commit(self, method: Callable[..., Post], *args: Any) -> Post:
+        """Call a method of Draft, save the draft, and return the post.
 
-    def change(self, post_id: int, texts: dict, if_match: Container = ()) -> Post:
-        """Change a post and return it; raise BadPost, or abort as find() does."""
-        return self._commit(
-            lambda draft: draft.put(draft.find(post_id, if_match).to_dict() | texts)
-        )
+        *args collects the arguments for the method in a tuple.
 
-    def remove(self, post_id: int, if_match: Container = ()) -> Post:
-        """Remove a post and return it, or abort as find() does."""
-        return self._commit(lambda draft: draft.pop(draft.find(post_id, if_match).id))
-
-    def _commit(self, operation: Callable) -> Post:
-        """Apply an operation to a copy of the posts, save the copy, return the result.
-
-        While one thread saves, others queue their operations and wait for the lock.
-        The next to get it takes and saves the whole queue; the others find theirs done.
+        1. Queue a write.  (Several threads may append to a list at the same time.)
+        2. Wait for the lock, which lets one thread at a time into the with block.
+        3. If the write is still in the queue, take all that are in it, and save them.
+           Otherwise, another thread has taken it, and finished before it unlocked.
+        4. Look at the result.
         """
-        write = SimpleNamespace(operation=operation, result=None)
-        self._queue.append(write)
-        with self._lock:
-            if write in self._queue:
-                self._save_queue()
-        if isinstance(write.result, Exception):
-            raise write.result
-        return write.result
+        write = Write(method, args)
+        self._waiting.append(write)  # 1
+        with self._lock:  # 2
+            if write in self._waiting:  # 3
+                batch = list(self._waiting)
+                # Not clear(): other threads may have added theirs since.
+                del self._waiting[: len(batch)]
+                self._save(batch)
+        if write.error is not None:  # 4
+            raise write.error
+        if not write.saved:  # the thread that took it stopped: by Ctrl-C, or a bug
+            raise StoreError(f"{self.path}: it is unknown whether the post was saved")
+        return write.post
 
-    def _save_queue(self) -> None:
-        """Save the queue; if that fails, so do its writes; re-raise all but OSError."""
-        batch = [self._queue.pop(0) for _ in list(self._queue)]
+    def _save(self, batch: list[Write]) -> None:
+        """Save these writes together, in the four steps above; the caller has the lock.
+
+        Errors are stored, not raised, because each thread raises those of its own
+        write.  read() and flush_folder() raise StoreError, and all other functions
+        OSError.  Readers see the new snapshot as soon as the file has been renamed.
+        """
+        # If it is a symbolic link, which points to another file, replace that one.
+        path = Path(os.path.realpath(self.path))
         try:
-            self._save(batch)
-        except BaseException as error:
-            for write in batch:
-                write.result = StoreError(f"cannot save {self.path}: {error}")
-            if not isinstance(error, OSError):
-                raise
-
-    def _save(self, batch: list) -> None:
-        """Apply each write to a copy of the posts, save it, and make it the latest."""
-        path = Path(os.path.realpath(self.path))  # so a symlink survives
-        if not self._latest.stamp:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with lock_folder(path.parent) if fcntl else nullcontext():
-            posts = self.read()
-            draft = Posts(posts)
-            draft.next_id = posts.next_id
-            for write in batch:
-                try:
-                    write.result = write.operation(draft)
-                except Exception as error:  # noqa: BLE001
-                    write.result = error
-            if any(isinstance(write.result, Post) for write in batch):
-                replace_file(path, draft, posts.stamp)
-                self._latest = draft
+            with lock_folder(path.parent) as folder:  # step 1
+                old = self.read()
+                draft = Draft(old)  # step 2
+                done = apply_writes(batch, draft)
+                if done:
+                    new = draft.snapshot()
+                    replace_file(path, old, new)  # steps 2 and 3
+                    with self._latest_lock:
+                        self._latest = new
+                    flush_folder(folder, path)  # step 4
+            for write in done:  # only here, after all four steps
+                write.saved = True
+        except StoreError as error:
+            fail_writes(batch, str(error))
+        except OSError as error:
+            fail_writes(batch, f"cannot save {self.path}: {error}")
 
 
-if app.config["USERS"]:
-    token_serializer()  # raises RuntimeError
-store = PostStore(app.config["POSTS_FILE"])
+stores: dict[str, PostStore] = {}
+
+
+def get_store() -> PostStore:
+    """Return the store of the file that app.config["POSTS_FILE"] currently names.
+
+    Each file has one store, made when it is first used.  To keep the posts elsewhere,
+    in a database, let this function return another store.
+    """
+    path = os.path.abspath(app.config["POSTS_FILE"])
+    if path not in stores:
+        # Two threads may get here at the same time; setdefault() keeps the first store.
+        stores.setdefault(path, PostStore(path))
+    return stores[path]
+
+
+# --- Settings and commands ------------------------------------------------------------
+
+
+@app.cli.command("hash-password")
+def hash_password():
+    """Ask for a password, or read it from a pipe, and print its hash for USERS.
+
+    The command is: flask --app posts_api hash-password.  (click is the library behind
+    the commands of Flask.)
+    """
+    if sys.stdin.isatty():  # a keyboard rather than a pipe
+        # err=True shows the prompt on the second output of a program, which is meant
+        # for messages, so that "> file" gets only the hash.
+        password = click.prompt("Password", hide_input=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise click.ClickException("the password is empty")
+    click.echo(generate_password_hash(password))
+
+
+def check_settings() -> None:
+    """Raise RuntimeError if a setting is wrong, naming the setting.
+
+    An empty FLASK_USERS is an error; it does not open the API to everyone.
+    """
+    config = app.config
+    if not is_list_of_names(config["TRUSTED_HOSTS"]):
+        raise RuntimeError('TRUSTED_HOSTS must be a list such as ["localhost"]')
+    path = config["POSTS_FILE"]
+    if not isinstance(path, (str, Path)) or path == "":
+        raise RuntimeError("POSTS_FILE must be the path of a file")
+    for name in ("TOKEN_MAX_AGE", "MAX_CONTENT_LENGTH"):
+        if type(config[name]) is not int or config[name] < 1:
+            raise RuntimeError(f"{name} must be a positive whole number")
+    if config["USERS"] or "FLASK_USERS" in os.environ:
+        if not is_object_of_hashes(config["USERS"]):
+            raise RuntimeError(
+                "USERS must be an object of names and password hashes; to make a hash, "
+                "unset FLASK_USERS and run: flask --app posts_api hash-password"
+            )
+        if not app.secret_key:
+            raise RuntimeError("SECRET_KEY must be set, because USERS is")
+
+
+def is_list_of_names(value: Any) -> bool:
+    """Return whether a setting is a non-empty list of non-empty strings."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(name, str) and name for name in value)
+
+
+def is_object_of_hashes(value: Any) -> bool:
+    """Return whether a setting is a non-empty dict of usable password hashes.
+
+    These are of the form method$salt$result, see NO_PASSWORD_HASH.  If the method does
+    not exist, check_password_hash() raises an error.
+    """
+    if not isinstance(value, dict) or not value:
+        return False
+    for password_hash in value.values():
+        if not isinstance(password_hash, str) or password_hash.count("$") != 2:
+            return False
+        try:
+            check_password_hash(password_hash, "")
+        except (OverflowError, TypeError, ValueError):
+            return False
+    return True
+
+
+def check_fields() -> None:
+    """Raise TypeError if the module cannot handle a field that was added to Post.
+
+    get_type_hints() returns {"id": int, "title": str, "content": str}.  Names that
+    begin with "_" might be those of query parameters.  Others in the list "taken" have
+    a meaning in requests, in Post, or in Python (self).
+    """
+    taken = ["self", "success", "as_dict", "json_line", "etag", *SEARCHES]
+    kinds = get_type_hints(Post)
+    for name in TEXT_FIELDS:
+        if name in taken or name.startswith("_"):
+            raise TypeError(f"Post.{name} must have another name: this one is taken")
+        if kinds[name] is not str or not isinstance(DEFAULTS.get(name, ""), str):
+            raise TypeError(f"Post.{name} and its default must be a str")
+
+
+check_settings()
+check_fields()
 
 if __name__ == "__main__":
-    app.run(debug=False)
+    parser = argparse.ArgumentParser(description="Serve the posts.")
+    # For other machines, pass --host 0.0.0.0, add the host name to TRUSTED_HOSTS, and
+    # set USERS, or everyone on the network may write.
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", default=5000, type=int)
+    options = parser.parse_args()
+    # The settings were read above; to load the file .env now would not change them.
+    app.run(options.host, options.port, debug=False, load_dotenv=False)
