@@ -1007,8 +1007,8 @@ def test_login_returns_a_token_with_which_to_write(users, kind):
 
     assert (response.status_code, list(response.json)) == (200, ["token"])
     headers = {"Authorization": f"Bearer {response.json['token']}"}
-    assert users.delete("/posts/1", headers=headers).status_code == 200
-    assert saved(users) == [post(2)]
+    assert users.post("/posts", json=texts(3), headers=headers).status_code == 201
+    assert [each["id"] for each in saved(users)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -1149,10 +1149,10 @@ def test_a_token_expires_after_an_hour(users, monkeypatch):
     headers = log_in(users)
 
     monkeypatch.setattr(time, "time", lambda: now + 3600)
-    assert users.delete("/posts/1", headers=headers).status_code == 200
+    assert users.post("/posts", json=texts(3), headers=headers).status_code == 201
     monkeypatch.setattr(time, "time", lambda: now + 3601)
-    error(users.delete("/posts/2", headers=headers), 401)
-    assert saved(users) == [post(2)]
+    error(users.post("/posts", json=texts(4), headers=headers), 401)
+    assert [each["id"] for each in saved(users)] == [1, 2, 3]
 
 
 def test_the_age_of_tokens_can_be_set(users, monkeypatch):
@@ -1537,15 +1537,17 @@ def test_a_token_is_valid_in_another_process_with_the_same_key(users, path):
     settings = {"SECRET_KEY": "key", "USERS": json.dumps({"ann": ann_hash()})}
     script = """
 import sys, posts_api
+client = posts_api.app.test_client()
+texts = dict.fromkeys(posts_api.TEXT_FIELDS, "text")
 headers = {"Authorization": sys.argv[1]}
-print(posts_api.app.test_client().delete("/posts/1", headers=headers).status_code)
+print(client.post("/posts", json=texts, headers=headers).status_code)
 """
 
     token = log_in(users)["Authorization"]
     output, _, _ = run("-c", script, token, POSTS_FILE=str(path), **settings)
 
-    assert output == "200\n"
-    assert saved(users) == [post(2)]
+    assert output == "201\n"
+    assert [each["id"] for each in saved(users)] == [1, 2, 3]
 
 
 def test_hash_password_reads_a_pipe_and_its_hash_logs_in(users):
