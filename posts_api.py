@@ -1,4 +1,4 @@
-"""A REST API for posts, kept in one JSON file.
+r"""A REST API for posts, kept in one JSON file.
 
 An API lets one application request data from another, or change it.  This one does so
 over HTTP, in the style called REST: the method of a request says what to do, and its
@@ -14,19 +14,34 @@ URL names the resource to do it to.
     POST    /login                Return a token for a user's name and password.
     GET     /                     List the routes.
 
-Start the server with "python posts_api.py".  This is a request to it, and the response
-(curl -v -X PATCH 'http://127.0.0.1:5000/posts/1?title=New' shows them):
+Start the server with "python posts_api.py".  In another terminal, send requests to it,
+with curl, a program that does just that:
 
-    PATCH /posts/1?title=New HTTP/1.1     method, path, and query string after "?"
+    $ curl http://127.0.0.1:5000/posts/ -d title=Hello -d content=World
+    {"success":"Successfully added.","id":4,"title":"Hello","content":"World"}
+    $ curl -X PATCH http://127.0.0.1:5000/posts/4 \
+        -H 'Content-Type: application/json' -d '{"title": "New"}'
+    {"success":"Successfully updated","id":4,"title":"New","content":"World"}
+
+This is the second request, and its response (curl -v shows them in full):
+
+    PATCH /posts/4 HTTP/1.1               method and path
     Host: 127.0.0.1:5000                  a header
-                                          (no body: the fields are in the query string)
+    Content-Type: application/json        a header
+    Content-Length: 16                    a header
+
+    {"title": "New"}                      the body
+
 
     HTTP/1.1 200 OK                       the status code
     Content-Type: application/json        a header
     ETag: "5f3a..."                       a header
 
     {"success":"Successfully updated",    the body
-    "id":1,"title":"New","content":"..."}
+    "id":4,"title":"New","content":"..."}
+
+The fields of a post can be sent as JSON, as an HTML form (like those of the first
+request), or in the query string, the part of a URL after "?": /posts/4?title=New.
 
 The module has four parts.  You can stop reading after any of them:
 
@@ -38,6 +53,7 @@ The module has four parts.  You can stop reading after any of them:
 The last lines check the settings and start the server.
 """
 
+# These names are explained where they are used.
 import argparse
 import json
 import os
@@ -46,7 +62,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
@@ -56,7 +72,7 @@ from typing import Any, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 import click
-from flask import Flask, abort, g, jsonify, request, url_for
+from flask import Flask, Response, abort, g, jsonify, request, url_for
 from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
@@ -73,9 +89,10 @@ except ImportError:  # on Windows, where only one process may serve the file
 # --- Part 1: posts --------------------------------------------------------------------
 
 # Type hints such as "-> dict[str, Any]" (a dict with str keys and any values) are for
-# the reader and the type checker; Python ignores them.  The comment "type: ignore"
-# silences the type checker.
+# the reader and the type checker; Python itself ignores them in functions.  The comment
+# "type: ignore" silences the type checker.
 
+# There is no folder "static", whose files Flask would serve.
 app = Flask(__name__, static_folder=None)
 # /posts//1 is a 404, not a redirect to /posts/1.
 app.url_map.merge_slashes = False
@@ -98,6 +115,8 @@ app.config.update(
     MAX_FORM_MEMORY_SIZE=None,
 )
 # Environment variables override the settings: FLASK_POSTS_FILE sets POSTS_FILE.
+# FLASK_SECRET_KEY sets SECRET_KEY, a random text that only the server knows, with which
+# it signs tokens (see login).
 app.config.from_prefixed_env()
 if "FLASK_SECRET_KEY" in os.environ:
     # from_prefixed_env() parses values as JSON, so it turns "987" into a number.
@@ -165,7 +184,8 @@ class Post:
         """The name of this version of the post, for the ETag header (see part 2).
 
         It is a hash of the line, in quotation marks.  A hash is a short text computed
-        from bytes; in practice, different bytes never have the same hash.
+        from bytes; in practice, different bytes never have the same hash.  (If you add
+        something to the body of a response, such as a link, add it to what is hashed.)
         """
         return quote_etag(generate_etag(self.json_line))
 
@@ -192,7 +212,9 @@ DEFAULTS = {name: getattr(Post, name) for name in FIELDS if hasattr(Post, name)}
 #     check_field()     names and types        x      x      x      x
 #     add_defaults()    no field is missing    x      x             x
 #
-# (For a PATCH, no field can be missing, since the old post has them all.)
+# (For a PATCH, no field can be missing, since the old post has them all.  read_texts()
+# calls check_rules() and check_field(); make_post() calls check_field() once more, and
+# add_defaults(), since other code may call the store directly, and reads the file.)
 
 
 def check_rules(texts: dict[str, str]) -> None:
@@ -204,11 +226,11 @@ def check_rules(texts: dict[str, str]) -> None:
         if len(texts.get("title", "")) > 200:
             raise BadPost("title must have at most 200 characters")
 
-    A rule that depends on other posts belongs in Draft.add() and Draft.change(), which
-    run while the store is locked.  The rules here do not apply to the file, so that a
-    new rule does not make older posts unreadable, nor to the defaults of fields that
-    are not sent.  (But a client that sends back a whole post sends its old values and
-    defaults, too.)
+    A rule that depends on other posts belongs in Draft.add() and Draft.change() in part
+    4, which can look at self._by_id, and run while the store is locked.  The rules here
+    do not apply to the file, so that a new rule does not make older posts unreadable,
+    nor to the defaults of fields that are not sent.  (But a client that sends back a
+    whole post sends its old values and defaults, too.)
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -217,7 +239,7 @@ def check_rules(texts: dict[str, str]) -> None:
 def check_field(name: str, value: Any) -> None:
     """Raise BadPost if a post has no such field, or if the value has the wrong type.
 
-    ({name!a} writes the name in quotes, with non-ASCII characters escaped.)
+    ({name!a} inserts ascii(name): the name in quotes, with odd characters escaped.)
     """
     if name not in FIELDS:
         raise BadPost(f"unknown field: {name!a} (a post has {', '.join(FIELDS)})")
@@ -272,8 +294,11 @@ def make_post(values: dict[str, Any]) -> Post:
 
 # --- Part 2: routes -------------------------------------------------------------------
 #
-# A function with a route is called a view.  With Flask-SQLAlchemy, the views would find
-# and change posts as on the left.  Here they do so as on the right:
+# A function with a route is called a view.  @app.get("/posts") is a short form of
+# @app.route("/posts", methods=["GET"]), and a view may have several routes.
+#
+# With Flask-SQLAlchemy, the views would find and change posts as on the left.  Here
+# they do so as on the right:
 #
 #     Post.query.all()                      get_store().select(...)
 #     Post.query.get_or_404(1)              get_store().find(1)
@@ -284,13 +309,14 @@ def make_post(values: dict[str, Any]) -> Post:
 #
 # The views also use a few functions from part 3:
 #
-#     read_texts(post_id)   the fields that the request sends, such as {"title": "New"}
-#     read_query()          what the query string of a list asks for
-#     read_if_match()       which version of the post is to be changed
-#     add_etag(...)         adds the name of this version to the response
+#     read_texts()        the fields that the request sends, such as {"title": "New"}
+#     read_texts(1)       the same for post 1: if an id is sent as well, it must be 1
+#     read_query()        what the query string of a list asks for
+#     read_if_match()     which version of the post is to be changed
+#     add_etag(...)       adds the name of this version to the response to a GET
 #
-#     read_body()           the values in the body of the request
-#     abort(400, "...")     ends the request with this status code and message
+#     read_body()         the values in the body of the request
+#     abort(400, "...")   ends the request with this status code and message
 #
 # If something goes wrong, for example if a post is missing, these functions call
 # abort() themselves, or raise an exception that part 3 turns into an error response.
@@ -312,6 +338,17 @@ def make_post(values: dict[str, Any]) -> Post:
 # has an ETag as well.
 
 
+@app.get("/posts/<int:post_id>")
+def get_post(post_id):
+    """Return a post.
+
+    ** passes each item of a dict as a keyword argument.  Here it calls
+    jsonify(id=1, title="Hello", ...), which responds with {"id":1,"title":"Hello",...}.
+    """
+    post = get_store().find(post_id)
+    return add_etag(jsonify(**post.as_dict), post.etag)
+
+
 @app.get("/posts/all")
 @app.get("/posts/")
 @app.get("/posts")
@@ -325,15 +362,17 @@ def get_all():
         /posts?q=hell&_sort=id&_order=desc   with hell in any field, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
-    The X-Total-Count header holds the number of matching posts, on all pages together.
+    read_query() returns what the query string asks for, and select() returns
 
-    select() returns the posts, as an object that knows their JSON text and their ETag
-    (class Posts in part 4), and the number for X-Total-Count.  So the view sends that
-    text as it is; jsonify() would encode every post again for each request.
+        posts    an object that has the selected posts as JSON text, and their ETag
+        total    how many posts match, on all pages together: the X-Total-Count header
+
+    jsonify() would encode all these posts again for each request.  So this view puts
+    the text, as it is, into a Response, which is also what jsonify() returns.  mimetype
+    is the value of its Content-Type header.
     """
     posts, total = get_store().select(read_query())
-    # A response made by hand: its body, and the value of its Content-Type header.
-    response = app.response_class(posts.json_array, mimetype="application/json")
+    response = Response(posts.json_array, mimetype="application/json")
     response.headers["X-Total-Count"] = total
     return add_etag(response, posts.etag)
 
@@ -353,19 +392,13 @@ def create_post():
     return response, 201, {"Location": location, "ETag": post.etag}
 
 
-@app.get("/posts/<int:post_id>")
-def get_post(post_id):
-    """Return a post."""
-    post = get_store().find(post_id)
-    return add_etag(jsonify(**post.as_dict), post.etag)
-
-
 @app.put("/posts/<int:post_id>")
 def update_all(post_id):
     """Replace all fields of a post.
 
-    A missing field is reset to its default; one that has no default is required.  The
-    store keeps every field that change() does not name, so all are named here.
+    change() keeps the fields that it is not given.  So add_defaults() first adds those
+    that were not sent, with their defaults.  It raises BadPost, which becomes a 400, if
+    one has no default, such as the title.
     """
     texts = add_defaults(read_texts(post_id))
     post = get_store().change(post_id, texts, read_if_match())
@@ -423,10 +456,10 @@ def token_serializer() -> URLSafeTimedSerializer:
     """Return a serializer, an object that turns a value into a signed text, and back.
 
     dumps() puts the user's name and the time in the text and signs it: it adds a code
-    that can be computed only with SECRET_KEY.  loads() undoes that, or raises BadData
-    if the code is wrong or the text is too old.  Unlike that of a password, this salt
-    is a fixed name.  It keeps these texts apart from others that are signed with the
-    same key, such as Flask's session cookies.
+    that can be computed only with SECRET_KEY, which only the server knows.  loads()
+    undoes that, or raises BadData if the code is wrong or the text is too old.  What is
+    called salt here is a fixed name.  It keeps these texts apart from others that are
+    signed with the same key, such as the sessions of another Flask application.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -447,8 +480,10 @@ def login():
     user, password = values.get("user"), values.get("password")
     if not isinstance(user, str) or not isinstance(password, str):
         abort(401, "user and password are required and must be strings")
-    # Half a character would make check_password_hash() fail.  BadPost makes it a 400.
+    # check_password_hash() needs a password that can be encoded.  For others,
+    # check_text() raises BadPost, which becomes a 400.
     check_text("password", password)
+    # An unknown user gets the hash that matches no password.
     password_hash = app.config["USERS"].get(user, NO_PASSWORD_HASH)
     if not check_password_hash(password_hash, password):
         abort(401, "wrong user or password")
@@ -463,10 +498,12 @@ def list_routes():
 
         rule.rule        "/posts/all"
         rule.methods     {"GET", "HEAD", "OPTIONS"}
-        rule.endpoint    "get_all", under which app.view_functions has the view
+        rule.endpoint    "get_all", the name of the view;
+                         app.view_functions["get_all"] is the view itself
 
     HEAD (a GET without the body) and OPTIONS (see add_cors_headers) are added by Flask.
-    The description of a route is the first line of the docstring of its view.
+    The description of a route is the first line of the docstring of its view, here
+    "Return all posts, or those that the query string selects."
     """
     routes = {}
     for rule in app.url_map.iter_rules():
@@ -483,10 +520,10 @@ def list_routes():
 #
 # How one request passes through this module, and the errors that can end it early:
 #
-#     PATCH /posts/1?title=New
+#     PATCH /posts/1          with the body {"title": "New"}
 #        |
 #     load_user()             sets g.user, the name in the token, or None
-#     check_write()           401 no valid token, 403 a page of an untrusted host
+#     check_write()           403 a page of an untrusted host, 401 no valid token
 #     update_some(1)          400           the view
 #        read_texts(1)        400, 413, 415    returns {"title": "New"}
 #        read_if_match()                       returns None, as there is no If-Match
@@ -526,13 +563,14 @@ def read_texts(post_id: int | None = None) -> dict[str, str]:
 def read_args() -> MultiDict[str, str]:
     """Return the query string as a MultiDict, which maps each name to a list of values.
 
-    "title=A%26B&title=C" maps title to ["A&B", "C"], since "%" and two hex digits stand
-    for one byte: %26 is "&", and %C3%B6 is "ö" in UTF-8.  Werkzeug would silently alter
-    bytes that are not UTF-8.  So check_utf8() looks at them first: query_string is
-    bytes, and unquote_to_bytes() turns each %C3 in it into the byte C3.
+    "title=A%26B&title=C" maps title to ["A&B", "C"]: "%" and two hex digits, an escape,
+    stand for one byte, and %26 for "&".  An ö, whose bytes in UTF-8 are C3 and B6, may
+    be sent as these two bytes, or as the escapes %C3%B6.  But Werkzeug would silently
+    alter bytes that are not UTF-8, so they are checked first.
     """
-    # Both the raw bytes and those of the escapes have to be UTF-8.
+    # The bytes as they were sent: after the byte C3, the escape %B6 is wrong.
     check_utf8(request.query_string)
+    # The same with a byte in place of each escape: the escape %C3 alone is wrong.
     check_utf8(unquote_to_bytes(request.query_string))
     return request.args
 
@@ -549,16 +587,20 @@ def read_single_values(values: MultiDict[str, str]) -> dict[str, Any]:
 
 
 def read_body() -> dict[str, Any]:
-    """Return the values in the request body: a JSON object, an HTML form, or nothing.
+    """Return the values in the request body, by name.
 
-    A form has one of two encodings: x-www-form-urlencoded, which looks like a query
-    string, or multipart/form-data, which can also hold files.  The Content-Type header
-    says which it is; is_json and mimetype come from there.  415 means Unsupported Media
-    Type.  A body can be read only once.  get_data() keeps a copy, for request.form; if
-    request.form came first, it would leave nothing for get_data().
+    The Content-Type header says what the body is.  request.mimetype is its
+    value without additions such as "; charset=utf-8".
 
-    Bytes that are not UTF-8 must not get past Werkzeug, which would alter them
-    silently.
+        application/json (request.is_json)   a JSON object     {"title": "New"}
+        application/x-www-form-urlencoded    an HTML form      title=New&content=A%26B
+        multipart/form-data                  an HTML form, but without files
+        (no body)                            nothing, {}
+        anything else                        415 Unsupported Media Type
+
+    Werkzeug would silently alter bytes that are not UTF-8, so check_utf8() looks at
+    them first.  get_data() must come before request.form: a body can be read only once,
+    and get_data() keeps a copy, from which request.form can be read.
     """
     data = request.get_data()
     check_length(data)
@@ -572,12 +614,12 @@ def read_body() -> dict[str, Any]:
             abort(415, "to send JSON, add the header Content-Type: application/json")
         check_utf8(data)
         check_utf8(unquote_to_bytes(data))
-    if request.files:
-        abort(415, "send the form without files")
-    if not request.form:  # any other Content-Type, or a broken form
+    elif request.mimetype == "multipart/form-data":
+        if request.files:
+            abort(415, "send the form without files")
+        check_utf8(data)  # in this encoding, there are no escapes
+    if not request.form:  # it is empty for any other type, and for a broken form
         abort(415, "send a form, or JSON with Content-Type: application/json")
-    # In multipart/form-data, there are no escapes such as %C3%B6.
-    check_utf8(data)
     return read_single_values(request.form)
 
 
@@ -609,9 +651,10 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """Return the object that a JSON text contains; raise BadPost if it is not valid.
 
     The file is parsed with this function, too.  object_pairs_hook names a function that
-    json.loads() calls for each {...}.  The errors of decode(), json.loads() and
-    make_object() are ValueErrors, so the more special one comes first.
-    (RecursionError: Python limits how deeply calls may nest.)
+    json.loads() calls for each {...}.  decode(), json.loads() and make_object() all
+    raise a ValueError; that of decode() is of the subclass UnicodeDecodeError, so its
+    except clause must come first.  (RecursionError: Python limits how deeply calls may
+    nest.)
     """
     # Some editors begin a file with these bytes, the byte order mark.
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -645,7 +688,10 @@ def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_if_match() -> list[str] | None:
-    """Return the ETags in the If-Match header, or None if any version will do."""
+    """Return the ETags in the If-Match header, or None if any version will do.
+
+    That is so if there is no such header, or if it is "*".
+    """
     header = request.headers.get("If-Match", "*")
     if header == "*":
         return None
@@ -664,9 +710,9 @@ def split_etags(header: str) -> list[str]:
 def add_etag(response, etag):
     """Add an ETag, and turn the response into a 304 if the client has that version.
 
-    For a 304, Werkzeug removes the body.  The header may hold "*", which matches any
-    version, or ETags, or weak ETags: a proxy (a server between the client and this one)
-    that compresses a response turns its "5f3a" into W/"5f3a".
+    For a 304, Werkzeug removes the body.  If-None-Match is either "*", for any version,
+    or a list of ETags.  They may be weak ones: a proxy (a server between the client and
+    this one) that compresses a response turns its "5f3a" into W/"5f3a".
     """
     response.headers["ETag"] = etag
     header = request.headers.get("If-None-Match")
@@ -694,6 +740,7 @@ class Query:
         descending  True
         start, end  10, 20                           as in a slice: found[10:20]
 
+    A post must pass all filters and searches.  For each, one of the texts is enough.
     (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
     which all of them would share.)
     """
@@ -759,12 +806,13 @@ def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
     _start=5&_limit=3    5, 8      _start overrides _page
     _start=5&_end=7      5, 7      _end overrides _limit
 
-    No number is larger than MAX_ID, and no end is before its start, so that a store
-    that uses SQL (see get_store) could pass them on.
+    The results are at most MAX_ID, since a store that keeps the posts in a database
+    (see get_store) could not use larger ones.
     """
     numbers = {name: read_number(name, args[name]) for name in NUMBERS if name in args}
     page = numbers.get("_page", 1)
-    limit = numbers.get("_limit", 10 if "_page" in numbers else MAX_ID)
+    default = 10 if "_page" in numbers else MAX_ID
+    limit = numbers.get("_limit", default)
     start = numbers.get("_start", (page - 1) * limit)
     end = numbers.get("_end", start + limit)
     start = min(start, MAX_ID)
@@ -775,7 +823,8 @@ def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
 def read_number(name: str, text: str) -> int:
     """Return the whole number that a query parameter holds; abort if it holds none.
 
-    isdecimal() alone would also be true of digits of other scripts, such as "٣".
+    isdecimal() alone would also be true of digits of other scripts, such as "٣".  A
+    number of up to 18 digits is not too large for a database, either.
     """
     least = 1 if name == "_page" else 0
     is_number = text.isascii() and text.isdecimal() and len(text) <= 18
@@ -805,7 +854,20 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
     return False
 
 
-# Who may write.
+# Who may write.  Any page that you visit can make your browser send requests to this
+# server.  There are two attacks of this kind, and two headers against them, which the
+# browser adds and the page cannot change:
+#
+# (1) A page of evil.example sends a form that creates a post (cross-site request
+# forgery).  The Origin header says where the page is from: http://evil.example.
+# check_write() rejects a write from an untrusted host.  Programs like curl send no
+# Origin.
+#
+# (2) The owner of evil.example makes that name lead to 127.0.0.1, by changing its
+# address in the DNS (DNS rebinding).  The browser then treats this server as part of
+# evil.example, and lets its pages read every response.  The Host header says under
+# which name the browser has found the server.  Flask itself rejects a host that is not
+# in TRUSTED_HOSTS.
 
 
 @app.before_request
@@ -833,22 +895,13 @@ def load_user():
 
 @app.before_request
 def check_write():
-    """Reject a write from a web page of an untrusted host, or from an unknown user.
-
-    1. Any page that you visit can make your browser send a form to this server, for
-    example one that creates a post (cross-site request forgery).  But a browser says in
-    the Origin header which site the page is from, and the page cannot change that.  So
-    a write with an untrusted Origin is rejected.  Programs like curl send no Origin.
-
-    2. The owner of evil.example could make this name lead to 127.0.0.1, by changing its
-    address in the DNS (DNS rebinding).  A browser would then treat this server as part
-    of evil.example, and let its pages read every response.  But it sends the name in
-    the Host header, and Flask itself rejects a Host that is not in TRUSTED_HOSTS.
-    """
+    """Reject a write from a web page of an untrusted host, or from an unknown user."""
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return  # these methods change nothing
     if request.routing_exception is not None:
-        return  # Flask has found no view, and raises this error next: 400, 404 or 405
+        # Flask has found no view for this Host, path and method.  It raises this error
+        # (400, 404 or 405) next.  A 401 would hide it.
+        return
     if request.origin is not None and not is_origin_trusted():
         abort(403, f"the origin {request.origin} is not in TRUSTED_HOSTS")
     if app.config["USERS"] and g.user is None and request.endpoint != "login":
@@ -869,12 +922,14 @@ def add_cors_headers(response):
         200                 Access-Control-Allow-Origin: http://localhost:3000
                             Access-Control-Allow-Methods: GET, POST, PUT, PATCH, DELETE
 
-    Exposed headers are those that a script in the page may read.
+    Allow-Headers lists the headers that a request from a page may have, and
+    Expose-Headers those that a script in the page may read.
     """
     headers = response.headers
     # A cache keeps responses, to use them again.  Vary tells it on which headers of the
-    # request a response depends.  A view may have set it; if not, getlist() returns [].
-    vary = [*headers.getlist("Vary"), "Origin"]
+    # request a response depends, or it would give one page the response to another one.
+    # A view may have set it; if not, getlist() returns [].
+    vary = headers.getlist("Vary") + ["Origin"]
     headers["Vary"] = ", ".join(vary)
     if request.origin is not None and is_origin_trusted():
         allowed = "Authorization, Content-Type, If-Match, If-None-Match"
@@ -938,7 +993,11 @@ def handle_store_error(error):
 #
 #     A reads posts 1, 2    B reads posts 1, 2    A saves 1, 2, 3    B saves 1, 2, 3
 #
-# A's post 3 is lost.  What if the power fails while the file is being written, or
+# A's post 3 is lost.  With a lock, B has to wait, and then reads what A has saved:
+#
+#     A locks, reads 1, 2, saves 1, 2, 3    B locks, reads 1, 2, 3, saves 1, 2, 3, 4
+#
+# What if the power fails while the file is being written, or
 # somebody edits it in the meantime?  With SQLAlchemy, the database takes care of all
 # that.  Here, this part does: a draft plays the role of db.session, saving it plays
 # that of db.session.commit(), and the JSON file is the database:
@@ -956,10 +1015,12 @@ def handle_store_error(error):
 #     snapshot   the posts as they are in one version of the file (class Posts)
 #     stamp      what tells two versions of the file apart (read_stamp)
 #     draft      a copy of a snapshot, to be changed and saved (class Draft)
-#     write      an addition, change or removal that waits to be saved (class Write)
-#     lock       what only one can have at a time, while the others wait for it: a
-#                threading.Lock one thread of a process, and flock() one process
-#     flush      wait until the bytes are on the disk
+#     lock       what only one can have at a time, while the others wait for it
+#     sync       to wait until the bytes are on the disk
+#     path       the name of a file or a folder as an object of the class Path:
+#                path.name is its last part, path.parent the folder that it is in
+#
+# A name that begins with "_" is used only inside its class.
 #
 #     file --read--> snapshot --copy--> draft --save--> the next snapshot and the file
 #
@@ -968,36 +1029,12 @@ def handle_store_error(error):
 #     step                                                   a crash then leaves
 #     1  lock the folder; read the file if it has changed    the old file
 #     2  change a draft; write it to a temporary file, and   the old file, and perhaps
-#        flush that to disk                                  the temporary one
+#        sync that                                           the temporary one
 #     3  rename the temporary file over the file             one of these, intact
-#     4  flush the folder to disk                            one of these, intact
+#     4  sync the folder                                     one of these, intact
 #        then respond                                        the new file
 #
 # Step 3 is the commit: the operating system renames a file completely or not at all.
-#
-# Who holds what, for example in a server of two processes:
-#
-#     process 1    threads --> PostStore:  _latest (a snapshot)  --+
-#                              _waiting (a queue), _lock           |
-#                                                                  +-- the lock -- the
-#     process 2    threads --> PostStore:  its own _latest,        |   of the      JSON
-#                              _waiting and _lock                --+   folder      file
-#
-# Writers wait for the lock of their store, and for that of the folder.  Readers wait
-# for neither.  They compare the stamp of the file with that of the latest snapshot in
-# memory, and parse the file again only if it has changed.  A reader that has begun with
-# an older snapshot keeps that until it has finished; nobody changes a snapshot.
-#
-# What happens inside PostStore.change(), and the errors that can end it early:
-#
-#     _commit()                waits for the other threads, then calls
-#        _save()
-#           lock_folder()      step 1: waits for other processes
-#           read()             503
-#           apply_writes()     step 2: calls Draft.change()    400, 404, 412
-#           replace_file()     steps 2 and 3                   503
-#           flush_folder()     step 4                          503
-#     and returns the post, or raises the error
 
 ById = dict[int, Post]  # posts by id
 Texts = dict[str, Any]  # values by field name, such as {"title": "New"}
@@ -1043,11 +1080,11 @@ class Draft:
     Each method validates first and changes the draft last, so one that raises an
     exception leaves the draft unchanged.
 
-    One thread may save the writes of several requests at once (see "Saving" below).  So
-    the methods must not use request or g: pass them what they need.
+    The methods must not use request or g, which may be those of another client: one
+    thread saves the changes of several requests (see "Saving" below).
 
-    The posts and their lines are in two dicts.  To keep them in step, change them only
-    with _put() and remove().
+    To keep the posts and their lines in step, change them only with _put() and
+    remove().
     """
 
     def __init__(self, posts: Posts) -> None:
@@ -1058,11 +1095,11 @@ class Draft:
     def snapshot(self) -> Posts:
         """Return a snapshot with the changes; do not change the draft afterwards.
 
-        It gets the lines, too: to collect 10,000 of them again would take as long as to
-        write them.
+        It gets the lines, too, since it takes long to collect those of many posts.
         """
         posts = Posts(self._by_id, self.next_id)
-        posts.lines = self._lines  # fills the cache of this property
+        # A cached_property keeps its value as an ordinary attribute, which can be set.
+        posts.lines = self._lines
         return posts
 
     def add(self, texts: Texts) -> Post:
@@ -1175,56 +1212,60 @@ def read_stamp(path: Path) -> Stamp | None:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[int | None]:
-    """Lock a folder for the duration of a block: with lock_folder(path) as descriptor.
+def open_folder(folder: Path) -> Iterator[int]:
+    """Open a folder while a with block runs, as open() does with a file.
 
-        with lock_folder(path) as descriptor:   # open the folder, and lock it
-            ...                                 # run the block
-                                                # unlock the folder, and close it
+        with open_folder(path) as descriptor:
+            ...
 
-    A function with @contextmanager runs up to its yield when the block begins, and from
-    there on when the block ends.  A finally clause runs even if the block raises an
-    exception.  yield gives a value to the name after "as": the descriptor, the
-    number by which the operating system knows an open file or folder.  Iterator[...] is
-    the return type of a function that yields.
+    @contextmanager turns a function with a yield into one for with statements.  It runs
+    up to its yield.  Then the block runs, with the yielded value after "as".  Then the
+    function continues; the lines under finally run even if the block has raised an
+    exception.  (Iterator[int] is the type of a function that yields an int.)
 
-    LOCK_EX requests an exclusive lock: flock() waits until nobody else has it.  (An
-    editor takes no lock, so it is not kept out.)  The folder is locked, not the file,
-    as the file is replaced.
+    A descriptor is the number by which the operating system knows an open file.
     """
-    if fcntl is None:
-        # On Windows, this is the only yield: just run the block.
-        yield None
-        return
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Open a folder and lock it while a with block runs.
+
+    flock() with LOCK_EX waits until nobody else has the lock.  (An editor takes no
+    lock, so it is not kept out.)  The folder is locked, not the file, as the file is
+    replaced.
+    """
+    with open_folder(folder) as descriptor:
         try:
-            # Closing unlocks it, too, unless this process has made a copy of itself
-            # (fork) in the meantime: the copy has the folder open as well.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
         finally:
-            os.close(descriptor)
+            # A process that this one has started (forked) in the meantime has the
+            # folder open as well, so closing ours would not unlock it.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def replace_file(path: Path, old: Posts, new: Posts) -> None:
     """Write the new snapshot to a temporary file, then rename it: steps 2 and 3.
 
     Set new.stamp to the stamp that the file then has.
-    If anything fails (BaseException also covers Ctrl-C), remove the temporary file, and
+    If anything fails (BaseException also covers Ctrl-C), delete the temporary file, and
     raise the same exception again.
     """
-    temp = path.with_name(f".{path.name}.tmp")
-    # Remove what a killed process may have left.
+    temp = path.with_name(f".{path.name}.tmp")  # .posts.json.tmp in the same folder
+    # unlink() deletes a file, here what a killed process may have left.
     temp.unlink(missing_ok=True)
     try:
         old_status = os.stat(path) if old.stamp else None
         write_file(temp, new, old_status)
-        # The rename will keep the inode number, the time and the size.
+        # The file will have this stamp: a rename keeps inode number, time and size.
         new.stamp = read_stamp(temp)
-        # An edit between this check and the rename would be lost.
+        # Is the file still the one that was read?  (An edit after this check is lost.)
         if read_stamp(path) != old.stamp:
             raise OSError("it was edited in the meantime; try again")
         os.replace(temp, path)
@@ -1235,36 +1276,47 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
         app.logger.warning("created %s, which did not exist", path)
 
 
+def open_private(path: str, flags: int) -> int:
+    """Open a new file that only its owner may read and write, and return a descriptor.
+
+    open() calls this function with the path, and with its mode "xb" as a number, flags.
+    0o600 is an octal number (base 8), one digit each for what the owner, the group and
+    all others may do.  6 means to read and write, 0 nothing.
+    """
+    return os.open(path, flags, mode=0o600)
+
+
 def write_file(temp: Path, posts: Posts, old: os.stat_result | None) -> None:
-    """Write a new file and flush it to disk, with the owner and mode of the old one.
+    """Write a new file, with the permissions of the old one, and sync it.
 
     old is what os.stat() knows of the old file.  If it is None, because there is none,
     the new file gets default permissions.
 
-    write() hands the bytes to Python's buffer, flush() hands them to the operating
-    system, and fsync() waits until they are on the disk.  Mode "xb" fails if the file
-    exists.  (Bytes have no f-strings, so % inserts the number in place of %d.)
+    write() hands the bytes to Python, flush() hands them on to the operating system,
+    and fsync() waits until that has written them to the disk.  open() with "xb" fails
+    if the file exists.  (% inserts a number in place of %d.)
     """
-    # The old file may be secret: open_private() makes one that only its owner can read.
+    # The old file may be secret, so nobody else may read the new one until it has the
+    # permissions of the old one.
     opener = open_private if old else None
     with open(temp, "xb", opener=opener) as file:
         file.write(b'{"next_id": %d, "posts": [\n' % posts.next_id)
         file.writelines([posts.json_lines, b"\n]}\n"])
         file.flush()
-        descriptor = file.fileno()
+        descriptor = file.fileno()  # that of this file
         if old and fcntl:  # not on Windows
             copy_permissions(old, descriptor)
             set_later_time(old, descriptor)
         os.fsync(descriptor)
 
 
-def flush_folder(descriptor: int | None, path: Path) -> None:
-    """Flush the folder to disk: step 4.
+def sync_folder(descriptor: int | None, path: Path) -> None:
+    """Sync the folder: step 4.
 
-    A folder holds the names of its files.  Until it is flushed, a power failure may
-    undo the rename.
+    A folder holds the names of its files.  Until it is synced, a power failure may undo
+    the rename.
     """
-    if descriptor is None:
+    if descriptor is None:  # on Windows
         return
     try:
         os.fsync(descriptor)
@@ -1275,16 +1327,6 @@ def flush_folder(descriptor: int | None, path: Path) -> None:
 
 # Owner, permissions and time of the file.  You can skip this section, and continue with
 # "Saving".
-
-
-def open_private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read and write, for now.
-
-    open() calls this function with the path, and with "xb" translated into a number,
-    the flags.  The octal number 0o600 stands for permissions: it has a digit for the
-    owner (6: read and write), one for the group and one for all others (0: nothing).
-    """
-    return os.open(path, flags, mode=0o600)
 
 
 def copy_permissions(old: os.stat_result, descriptor: int) -> None:
@@ -1310,14 +1352,18 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has, so that their stamps differ.
 
-    Inode numbers are reused.  Without this, two saves within one tick of the clock (a
-    few milliseconds) could lead back to the first stamp:
+    A rename deletes the old file.  Then its inode number is free, and the next
+    temporary file may get it.  And times are coarse: two saves within a few
+    milliseconds may get the same one.  So a second save could lead back to the stamp
+    before the first one:
 
-        before          inode 7, 12:00:00.004, 90 bytes     stamp 1
-        first save      inode 8, 12:00:00.004, 90 bytes     stamp 2
-        second save     inode 7, 12:00:00.004, 90 bytes     stamp 1 again
+        before          inode 7, 12:00:00.004, 90 bytes
+        first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
+        second save     inode 7, 12:00:00.004, 90 bytes     the stamp of the first line
 
-    Another process that last read the file before would then miss both saves.
+    Another process, which compares nothing but stamps, would not notice these saves.
+    So each save sets a later time than that of the file before it, if only by 1 ns (a
+    billionth of a second).
     """
     later = max(time.time_ns(), old.st_mtime_ns + 1)
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
@@ -1326,34 +1372,47 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
 # Saving.  Saving one write at a time would be this simple:
 #
 #     def change(self, post_id, texts, if_match=None):
-#         with self._lock, lock_folder(self.path.parent):   # step 1
+#         with self._save_lock, lock_folder(self.path.parent):    # step 1
 #             old = self.read()
-#             draft = Draft(old)                            # step 2
+#             draft = Draft(old)                                  # step 2
 #             post = draft.change(post_id, texts, if_match)
-#             ...                                           # steps 3 and 4
+#             ...                                                 # steps 3 and 4
 #             return post
 #
-# But most of the time is spent waiting for the disk.  All writes that arrive in the
-# meantime can share the next save, which can double the number of writes per second:
+# But most of the time is spent waiting for the disk.  All writes (additions, changes
+# and removals) that arrive in the meantime can share the next save, which can double
+# the number of writes per second:
 #
 #     thread A  |=== saves A ===|
 #     thread B      waits ......|=== saves B, C and D ===|
 #     thread C         waits ............................| finds that C is saved
 #     thread D            waits .........................| finds that D is saved
 #
-# While A saves, the queue is [B, C, D].  B gets the lock next, finds its write in the
-# queue, and takes all three: its batch is [B, C, D], and the queue is empty.  Then C
-# gets the lock, does not find its write in the queue, and only looks at the result.
+# Writes wait in a queue.  While A saves, it is [B, C, D].  B gets the lock next, finds
+# its write in the queue, and takes all three: its batch is [B, C, D], and the queue is
+# empty.  Then C gets the lock, does not find its write in the queue, and only looks at
+# the result.
 
 
 class Write:
     """A write that waits to be saved: a method of Draft, its arguments, its outcome.
 
-    saved is initially False and becomes True only after the last step.  So whatever
-    goes wrong in between, an unsaved write is never mistaken for a saved one.
+    The method is to be called later, on a draft that does not exist yet.  So it is kept
+    without an object, as Draft.change, and gets the draft as its first argument, self:
 
-    The method is Draft.add, for example, and Draft.add(draft, ...) is draft.add(...).
-    Its type Callable[..., Post] means any function that returns a Post.
+        write = Write(Draft.change, (1, {"title": "New"}))
+        write.method(draft, *write.args)     # calls draft.change(1, {"title": "New"})
+
+    *args passes each item of a tuple as an argument.  The outcome is one of these:
+
+        saved is True       the write is saved, and post is its result
+        error is not None   the write has failed by itself (404, ...), or the save has
+        neither             the save was cut short, by Ctrl-C or a bug
+
+    saved becomes True only after the last step.  So whatever goes wrong in between, an
+    unsaved write is never mistaken for a saved one.
+
+    (The type Callable[..., Post] means any function that returns a Post.)
 
     This is not a dataclass, which would be equal (==) to another one with equal fields:
     "in" compares with ==, and _commit() looks for this very object.
@@ -1372,9 +1431,7 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 
     A write that fails does not affect the others.  Its error, of whatever class, is
     kept, to be raised later in the thread of its request.  (The comment "noqa" silences
-    the linter, which warns about a broad except.)
-
-    *write.args passes each item of the tuple as an argument.
+    the linter, a program that warns about code such as a broad except.)
     """
     done = []
     for write in writes:
@@ -1387,10 +1444,48 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 
 
 def fail_writes(writes: list[Write], message: str) -> None:
-    """Give an error to the writes that do not already have one, such as a 404."""
+    """Give an error to the writes that do not already have one, such as a 404.
+
+    They keep it, even if it is due to another write of the batch, such as a DELETE that
+    is now not saved.  A client that repeats its request gets the right response.
+    """
     for write in writes:
         if write.error is None:
             write.error = StoreError(message)
+
+
+# Who holds what, for example in a server of two processes:
+#
+#     process 1    threads --> PostStore:  _latest (a snapshot)    --+
+#                              _waiting (a queue), _save_lock        |
+#                                                                    +-- the lock -- the
+#     process 2    threads --> PostStore:  its own _latest,          |   of the     JSON
+#                              _waiting and _save_lock             --+   folder     file
+#
+# Readers do not wait.  They compare the stamp of the file with that of the latest
+# snapshot in memory, and parse the file again only if it has changed.  A reader that
+# has begun with an older snapshot keeps that until it has finished; nobody changes a
+# snapshot.  This is what happens inside find(1):
+#
+#     read()                   has the file another stamp than _latest?  then parse it;
+#                              the result is the new _latest                  503
+#     find_post()              by_id[1]                                       404
+#
+# Writers wait twice: for the _save_lock of their store, which only one thread of the
+# process can have, and for the lock of the folder, which only one process can have.
+# This is what happens inside change(1, {"title": "New"}), and the errors that can end
+# it early:
+#
+#     _commit()                queues a Write, waits for _save_lock, then calls
+#        _save_or_fail()       catches errors and stores them in the writes
+#           _save()
+#              lock_folder()   step 1: waits for other processes
+#              read()          reads Post(1, "Hello", "World")                 503
+#              apply_writes()  step 2: Draft.change() replaces it by           400, 404,
+#                              Post(1, "New", "World")                         412
+#              replace_file()  steps 2 and 3: saves its new line               503
+#              sync_folder()  step 4                                          503
+#     and returns the post, or raises the error
 
 
 class PostStore:
@@ -1405,9 +1500,8 @@ class PostStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self._latest = Posts({})  # the latest snapshot
-        self._latest_lock = threading.Lock()  # one thread at a time replaces it
         self._waiting: list[Write] = []  # the queue
-        self._lock = threading.Lock()  # one thread at a time saves
+        self._save_lock = threading.Lock()  # one thread at a time saves the queue
 
     def find(self, post_id: int) -> Post:
         """Return a post; abort with 404 if there is none."""
@@ -1440,12 +1534,18 @@ class PostStore:
     def read(self) -> Posts:
         """Return the latest snapshot; parse the file only if its stamp has changed.
 
+        The stamp must be read before the bytes, since the file may change in between:
+
+            1. read stamp 1          1. read bytes 1
+            2. the file changes      2. the file changes
+            3. read bytes 2          3. read stamp 2
+
+        On the left, we have posts 2 with stamp 1.  The next call finds stamp 2, and
+        reads the file again.  On the right, we have posts 1 with stamp 2.  The next
+        call takes these for the latest, and so do all others.
+
         A file that is missing from the start counts as empty, with the stamp None.  One
         that vanishes later may have been moved away by mistake, which is an error.
-
-        The stamp is read before the bytes.  If the file changes in between, the stamp
-        is too old, and the next call reads the file again.  If the bytes were read
-        first, we would have old posts with a new stamp, and take them for up to date.
         """
         latest = self._latest
         try:
@@ -1458,10 +1558,11 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        with self._latest_lock:
-            # If another thread has replaced it in the meantime, keep its newer posts.
-            if self._latest is latest:
-                self._latest = posts
+        # Keep posts for the next calls, unless another thread has kept newer ones since
+        # this call began.  (No lock is needed: even if older ones were kept, the next
+        # call would notice that from their stamp, and parse the file again.)
+        if self._latest is latest:
+            self._latest = posts
         return posts
 
     def _commit(self, method: Callable[..., Post], *args: Any) -> Post:
@@ -1472,49 +1573,61 @@ class PostStore:
         1. Queue a write.  (Several threads may append to a list at the same time.)
         2. Wait for the lock, which lets one thread at a time into the with block.
         3. If the write is still in the queue, take all that are in it, and save them.
-           Otherwise, another thread has taken it, and finished before it unlocked.
+           Otherwise, a thread that had the lock before has taken it, and has finished.
         4. Look at the result.
         """
         write = Write(method, args)
         self._waiting.append(write)  # 1
-        with self._lock:  # 2
+        with self._save_lock:  # 2
             if write in self._waiting:  # 3
                 batch = list(self._waiting)
                 # Not clear(): other threads may have added theirs since.
                 del self._waiting[: len(batch)]
-                self._save(batch)
+                self._save_or_fail(batch)
         if write.error is not None:  # 4
             raise write.error
         if not write.saved:  # the thread that took it stopped: by Ctrl-C, or a bug
             raise StoreError(f"{self.path}: it is unknown whether the post was saved")
         return write.post
 
-    def _save(self, batch: list[Write]) -> None:
-        """Save these writes together, in the four steps above; the caller has the lock.
+    def _save_or_fail(self, batch: list[Write]) -> None:
+        """Save these writes together; if that fails, give them the error.
 
-        Errors are stored, not raised, because each thread raises those of its own
-        write.  read() and flush_folder() raise StoreError, and all other functions
-        OSError.  Readers see the new snapshot as soon as the file has been renamed.
+        The error is not raised here, since it concerns all threads that wait for a
+        write of this batch.  Each of them raises it in _commit().
         """
-        # If it is a symbolic link, which points to another file, replace that one.
-        path = Path(os.path.realpath(self.path))
         try:
-            with lock_folder(path.parent) as folder:  # step 1
-                old = self.read()
-                draft = Draft(old)  # step 2
-                done = apply_writes(batch, draft)
-                if done:
-                    new = draft.snapshot()
-                    replace_file(path, old, new)  # steps 2 and 3
-                    with self._latest_lock:
-                        self._latest = new
-                    flush_folder(folder, path)  # step 4
-            for write in done:  # only here, after all four steps
-                write.saved = True
+            self._save(batch)
         except StoreError as error:
             fail_writes(batch, str(error))
         except OSError as error:
             fail_writes(batch, f"cannot save {self.path}: {error}")
+
+    def _save(self, batch: list[Write]) -> None:
+        """Save these writes together, in four steps; raise StoreError or OSError.
+
+        Readers see the new snapshot as soon as the file has been renamed.  If no write
+        is left to save, since each has failed with a 404 or the like, the file stays as
+        it is.
+        """
+        # If it is a symbolic link, which points to another file, replace that one.
+        path = Path(os.path.realpath(self.path))
+        if fcntl is None:  # on Windows, where one process serves the file
+            lock = nullcontext()  # this does nothing, and folder is None
+        else:
+            lock = lock_folder(path.parent)
+        with lock as folder:  # step 1
+            old = self.read()
+            draft = Draft(old)  # step 2
+            done = apply_writes(batch, draft)
+            if not done:
+                return
+            new = draft.snapshot()
+            replace_file(path, old, new)  # steps 2 and 3
+            self._latest = new
+            sync_folder(folder, path)  # step 4
+        for write in done:  # only here, after all four steps
+            write.saved = True
 
 
 stores: dict[str, PostStore] = {}
@@ -1524,7 +1637,7 @@ def get_store() -> PostStore:
     """Return the store of the file that app.config["POSTS_FILE"] currently names.
 
     Each file has one store, made when it is first used.  To keep the posts elsewhere,
-    in a database, let this function return another store.
+    in a database, let this function return another store (the same one at each call).
     """
     path = os.path.abspath(app.config["POSTS_FILE"])
     if path not in stores:
@@ -1544,8 +1657,8 @@ def hash_password():
     the commands of Flask.)
     """
     if sys.stdin.isatty():  # a keyboard rather than a pipe
-        # err=True shows the prompt on the second output of a program, which is meant
-        # for messages, so that "> file" gets only the hash.
+        # With err=True, the prompt is shown even if "> file" redirects the output, so
+        # that the file gets nothing but the hash.
         password = click.prompt("Password", hide_input=True, err=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
@@ -1624,7 +1737,8 @@ check_fields()
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve the posts.")
-    # For other machines, pass --host 0.0.0.0, add the host name to TRUSTED_HOSTS, and
+    # This is the development server of Flask; README.md shows others.  For requests
+    # from other machines, pass --host 0.0.0.0, add the host name to TRUSTED_HOSTS, and
     # set USERS, or everyone on the network may write.
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=5000, type=int)
