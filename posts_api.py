@@ -57,7 +57,6 @@ The last lines check the settings and start the server.
 import argparse
 import json
 import os
-import stat
 import sys
 import threading
 import time
@@ -67,6 +66,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
+from stat import S_IMODE, S_ISREG
 from types import MappingProxyType
 from typing import Any, get_type_hints
 from urllib.parse import unquote_to_bytes
@@ -81,7 +81,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.wsgi import host_is_trusted
 
 try:
-    import fcntl
+    import fcntl  # has flock(), with which processes exclude each other
 except ImportError:  # on Windows, where only one process may serve the file
     fcntl = None  # type: ignore[assignment]
 
@@ -190,7 +190,7 @@ class Post:
         return quote_etag(generate_etag(self.json_line))
 
 
-# ["id", "title", "content"], and the same without the id.
+# fields() lists the fields of a dataclass: ["id", "title", "content"].
 FIELDS = [each.name for each in fields(Post)]
 TEXT_FIELDS = FIELDS[1:]
 # The fields that have a default: {"author": ""} with the line in the docstring.  Python
@@ -212,9 +212,11 @@ DEFAULTS = {name: getattr(Post, name) for name in FIELDS if hasattr(Post, name)}
 #     check_field()     names and types        x      x      x      x
 #     add_defaults()    no field is missing    x      x             x
 #
-# (For a PATCH, no field can be missing, since the old post has them all.  read_texts()
-# calls check_rules() and check_field(); make_post() calls check_field() once more, and
-# add_defaults(), since other code may call the store directly, and reads the file.)
+# (For a PATCH, no field can be missing, since the old post has them all.)
+#
+# read_texts() calls check_rules() and check_field().  make_post() calls check_field()
+# and add_defaults(), for posts from the file, too, and for those that other code gives
+# to the store.
 
 
 def check_rules(texts: dict[str, str]) -> None:
@@ -226,11 +228,12 @@ def check_rules(texts: dict[str, str]) -> None:
         if len(texts.get("title", "")) > 200:
             raise BadPost("title must have at most 200 characters")
 
-    A rule that depends on other posts belongs in Draft.add() and Draft.change() in part
-    4, which can look at self._by_id, and run while the store is locked.  The rules here
-    do not apply to the file, so that a new rule does not make older posts unreadable,
-    nor to the defaults of fields that are not sent.  (But a client that sends back a
-    whole post sends its old values and defaults, too.)
+    A rule for several fields of a post belongs in Draft._put() in part 4, which has all
+    its values.  A rule that depends on other posts belongs in Draft.add() and
+    Draft.change(), which can look at self._by_id, and run while the store is locked.
+    The rules here do not apply to the file, so that a new rule does not make older
+    posts unreadable, nor to the defaults of fields that are not sent.  (But a client
+    that sends back a whole post sends its old values and defaults, too.)
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -243,11 +246,12 @@ def check_field(name: str, value: Any) -> None:
     """
     if name not in FIELDS:
         raise BadPost(f"unknown field: {name!a} (a post has {', '.join(FIELDS)})")
-    if name != "id":
+    if name == "id":
+        # type() rather than isinstance(), for which True is an int, too.
+        if type(value) is not int or not 1 <= value <= MAX_ID:
+            raise BadPost(f"id must be a whole number from 1 to {MAX_ID}")
+    else:
         check_text(name, value)
-    # type() rather than isinstance(), for which True is an int, too.
-    elif type(value) is not int or not 1 <= value <= MAX_ID:
-        raise BadPost(f"id must be a whole number from 1 to {MAX_ID}")
 
 
 def check_text(name: str, value: Any) -> None:
@@ -313,7 +317,8 @@ def make_post(values: dict[str, Any]) -> Post:
 #     read_texts(1)       the same for post 1: if an id is sent as well, it must be 1
 #     read_query()        what the query string of a list asks for
 #     read_if_match()     which version of the post is to be changed
-#     add_etag(...)       adds the name of this version to the response to a GET
+#     add_etag(...)       adds the ETag to a response; makes it a 304 if the client has
+#                         this version already (see below)
 #
 #     read_body()         the values in the body of the request
 #     abort(400, "...")   ends the request with this status code and message
@@ -359,7 +364,7 @@ def get_all():
 
         /posts?title=Hello                   whose title is Hello
         /posts?title_like=hell               whose title contains hell, Hell, HELL, ...
-        /posts?q=hell&_sort=id&_order=desc   with hell in any field, highest id first
+        /posts?q=hell&_sort=id&_order=desc   with hell in any text, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
     read_query() returns what the query string asks for, and select() returns
@@ -563,15 +568,10 @@ def read_texts(post_id: int | None = None) -> dict[str, str]:
 def read_args() -> MultiDict[str, str]:
     """Return the query string as a MultiDict, which maps each name to a list of values.
 
-    "title=A%26B&title=C" maps title to ["A&B", "C"]: "%" and two hex digits, an escape,
-    stand for one byte, and %26 for "&".  An ö, whose bytes in UTF-8 are C3 and B6, may
-    be sent as these two bytes, or as the escapes %C3%B6.  But Werkzeug would silently
-    alter bytes that are not UTF-8, so they are checked first.
+    "title=A%26B&title=C" maps title to ["A&B", "C"].  "%" and two hex digits, an
+    escape, stand for one byte: %26 for "&".
     """
-    # The bytes as they were sent: after the byte C3, the escape %B6 is wrong.
-    check_utf8(request.query_string)
-    # The same with a byte in place of each escape: the escape %C3 alone is wrong.
-    check_utf8(unquote_to_bytes(request.query_string))
+    check_escaped(request.query_string)
     return request.args
 
 
@@ -598,8 +598,8 @@ def read_body() -> dict[str, Any]:
         (no body)                            nothing, {}
         anything else                        415 Unsupported Media Type
 
-    Werkzeug would silently alter bytes that are not UTF-8, so check_utf8() looks at
-    them first.  get_data() must come before request.form: a body can be read only once,
+    Werkzeug would silently alter bytes that are not UTF-8, so they are checked first.
+    get_data() must come before request.form: a body can be read only once,
     and get_data() keeps a copy, from which request.form can be read.
     """
     data = request.get_data()
@@ -612,8 +612,7 @@ def read_body() -> dict[str, Any]:
         if data.lstrip().startswith((b"{", b"[")):
             # The most common mistake: curl -d '{"title": "New"}' labels JSON as a form.
             abort(415, "to send JSON, add the header Content-Type: application/json")
-        check_utf8(data)
-        check_utf8(unquote_to_bytes(data))
+        check_escaped(data)
     elif request.mimetype == "multipart/form-data":
         if request.files:
             abort(415, "send the form without files")
@@ -645,6 +644,21 @@ def check_utf8(data: bytes) -> None:
         data.decode()
     except UnicodeDecodeError as error:
         abort(400, f"the text is not UTF-8: {error}")
+
+
+def check_escaped(data: bytes) -> None:
+    """Abort if a query string or a form, in which there may be escapes, is not UTF-8.
+
+    In UTF-8, ö is the two bytes C3 and B6.  A client may send either these bytes as
+    they are, or two escapes.  Werkzeug decodes them apart, so a mixture is wrong, too:
+
+        C3 B6      right        C3     wrong: half of ö        C3 %B6    wrong
+        %C3%B6     right        %C3    wrong: half of ö
+    """
+    # The bytes as they are: finds a C3 without a B6.
+    check_utf8(data)
+    # With a byte in place of each escape: finds a %C3 without a %B6.
+    check_utf8(unquote_to_bytes(data))
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -735,7 +749,8 @@ class Query:
     The query string ?title=A&title=B&q=x&_sort=title&_order=desc&_page=2 becomes
 
         filters     {"title": {"A", "B"}}            the title is A or B
-        searches    [(["title", "content"], ["x"])]  one of these fields contains x
+        searches    [(["title", "content"], ["x"])]  pairs of names and texts: one of
+                                                     these fields contains x
         sort        "title"
         descending  True
         start, end  10, 20                           as in a slice: found[10:20]
@@ -997,10 +1012,10 @@ def handle_store_error(error):
 #
 #     A locks, reads 1, 2, saves 1, 2, 3    B locks, reads 1, 2, 3, saves 1, 2, 3, 4
 #
-# What if the power fails while the file is being written, or
-# somebody edits it in the meantime?  With SQLAlchemy, the database takes care of all
-# that.  Here, this part does: a draft plays the role of db.session, saving it plays
-# that of db.session.commit(), and the JSON file is the database:
+# What if the power fails while the file is being written, or somebody edits it in the
+# meantime?  With SQLAlchemy, the database takes care of all that.  Here, this part
+# does: a draft plays the role of db.session, saving it plays that of
+# db.session.commit(), and the JSON file is the database:
 #
 #     {"next_id": 3, "posts": [
 #     {"id": 1, "title": "Hello", "content": "World"},
@@ -1020,7 +1035,8 @@ def handle_store_error(error):
 #     path       the name of a file or a folder as an object of the class Path:
 #                path.name is its last part, path.parent the folder that it is in
 #
-# A name that begins with "_" is used only inside its class.
+# A name that begins with "_" is used only inside its class.  The pieces come first; the
+# class PostStore, which the views use, puts them together at the end.
 #
 #     file --read--> snapshot --copy--> draft --save--> the next snapshot and the file
 #
@@ -1032,7 +1048,8 @@ def handle_store_error(error):
 #        sync that                                           the temporary one
 #     3  rename the temporary file over the file             one of these, intact
 #     4  sync the folder                                     one of these, intact
-#        then respond                                        the new file
+#
+#     Only then, respond                                     the new file
 #
 # Step 3 is the commit: the operating system renames a file completely or not at all.
 
@@ -1189,13 +1206,27 @@ def parse_item(values: Any, known: ById) -> Post:
     return make_post(values)
 
 
+# The file on the disk.  The operating system knows a file by a number, the inode
+# number, under which it keeps the bytes and what else it knows: the owner, the time of
+# the last change, and so on.  A folder is a list of names, each with such a number:
+#
+#     before the rename    posts.json         inode 7, the old version
+#                          .posts.json.tmp    inode 8, the new version
+#
+#     after it             posts.json         inode 8, the new version
+#
+# Inode 7 is then deleted, and its number is free for another file.
+#
+# A program that opens a file or a folder gets a descriptor, a number that stands for
+# what it has opened.  That stays the same inode, whatever happens to the names.
+
+
 def read_stamp(path: Path) -> Stamp | None:
     """Return the stamp of a file, a tuple that practically always changes with it.
 
-    os.stat() returns what the operating system knows about a file.  Of that, st_mode
-    holds the kind of the file and its permissions.  The stamp holds the inode number
-    (the number of the file on the disk, which changes if an editor replaces the file),
-    the time of the last modification (mtime), and the size.
+    The stamp holds the inode number, the time of the last modification (mtime, here in
+    nanoseconds), and the size.  os.stat() returns them, and st_mode, which holds the
+    kind of the file and its permissions.
 
     Return None if there is no such file.  Raise OSError if there is no such folder, or
     if S_ISREG() says that it is not a regular file, but a folder or a pipe: opening a
@@ -1206,16 +1237,16 @@ def read_stamp(path: Path) -> Stamp | None:
     except FileNotFoundError:
         os.stat(path.parent)  # called only to raise an error if the folder is missing
         return None
-    if not stat.S_ISREG(status.st_mode):
+    if not S_ISREG(status.st_mode):
         raise OSError("it is not a regular file")
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @contextmanager
-def open_folder(folder: Path) -> Iterator[int]:
-    """Open a folder while a with block runs, as open() does with a file.
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Lock a folder while a with block runs, and give the block its descriptor.
 
-        with open_folder(path) as descriptor:
+        with lock_folder(path) as descriptor:
             ...
 
     @contextmanager turns a function with a yield into one for with statements.  It runs
@@ -1223,31 +1254,23 @@ def open_folder(folder: Path) -> Iterator[int]:
     function continues; the lines under finally run even if the block has raised an
     exception.  (Iterator[int] is the type of a function that yields an int.)
 
-    A descriptor is the number by which the operating system knows an open file.
+    LOCK_EX waits until nobody else has the lock, and LOCK_UN unlocks.  (An editor takes
+    no lock, so it is not kept out.)  The folder is locked, not the file, as the file is
+    replaced.
+
+    A process shares its descriptors with those that it has started.  A lock lasts until
+    all of them have closed the descriptor, or one of them unlocks it.  So this function
+    does not rely on close().
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
-        yield descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield descriptor  # the block runs here
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[int]:
-    """Open a folder and lock it while a with block runs.
-
-    flock() with LOCK_EX waits until nobody else has the lock.  (An editor takes no
-    lock, so it is not kept out.)  The folder is locked, not the file, as the file is
-    replaced.
-    """
-    with open_folder(folder) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            # A process that this one has started (forked) in the meantime has the
-            # folder open as well, so closing ours would not unlock it.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def replace_file(path: Path, old: Posts, new: Posts) -> None:
@@ -1346,16 +1369,15 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
             os.fchown(descriptor, old.st_uid, old.st_gid)
         except PermissionError as error:
             raise OSError("its owner and group cannot be kept") from error
-    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+    os.fchmod(descriptor, S_IMODE(old.st_mode))
 
 
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has, so that their stamps differ.
 
-    A rename deletes the old file.  Then its inode number is free, and the next
-    temporary file may get it.  And times are coarse: two saves within a few
-    milliseconds may get the same one.  So a second save could lead back to the stamp
-    before the first one:
+    Inode numbers are used again, as shown above.  And times are coarse: two saves
+    within a few milliseconds may get the same one.  So the stamp after a second save
+    could be that before the first one:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
@@ -1384,14 +1406,19 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
 # the number of writes per second:
 #
 #     thread A  |=== saves A ===|
-#     thread B      waits ......|=== saves B, C and D ===|
-#     thread C         waits ............................| finds that C is saved
-#     thread D            waits .........................| finds that D is saved
+#     thread B      waits ......|=== saves B and C ===|
+#     thread C         waits .........................| finds that C is saved
 #
-# Writes wait in a queue.  While A saves, it is [B, C, D].  B gets the lock next, finds
-# its write in the queue, and takes all three: its batch is [B, C, D], and the queue is
-# empty.  Then C gets the lock, does not find its write in the queue, and only looks at
-# the result.
+# Writes wait in a queue.  The same again, as a table:
+#
+#                                                                queue      saved
+#     A has the lock, and saves its write                        []
+#     B and C add their writes to the queue, wait for the lock   [B, C]
+#     A unlocks                                                  [B, C]     A
+#     B gets the lock, finds its write in the queue, takes all   []         A
+#     B saves both, and unlocks                                  []         A, B, C
+#     C gets the lock, does not find its write in the queue      []         A, B, C
+#     So C knows that it is saved
 
 
 class Write:
@@ -1444,10 +1471,11 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 
 
 def fail_writes(writes: list[Write], message: str) -> None:
-    """Give an error to the writes that do not already have one, such as a 404.
+    """Give an error to the writes that do not have one of their own, such as a 404.
 
-    They keep it, even if it is due to another write of the batch, such as a DELETE that
-    is now not saved.  A client that repeats its request gets the right response.
+    They keep it, even if it is due to another write of the batch.  For example, Ann
+    deletes post 1, Bob changes it, and gets a 404.  If the save then fails, post 1
+    still exists, and Bob can repeat his request.
     """
     for write in writes:
         if write.error is None:
@@ -1484,7 +1512,7 @@ def fail_writes(writes: list[Write], message: str) -> None:
 #              apply_writes()  step 2: Draft.change() replaces it by           400, 404,
 #                              Post(1, "New", "World")                         412
 #              replace_file()  steps 2 and 3: saves its new line               503
-#              sync_folder()  step 4                                          503
+#              sync_folder()   step 4                                          503
 #     and returns the post, or raises the error
 
 
@@ -1559,8 +1587,9 @@ class PostStore:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
         # Keep posts for the next calls, unless another thread has kept newer ones since
-        # this call began.  (No lock is needed: even if older ones were kept, the next
-        # call would notice that from their stamp, and parse the file again.)
+        # this call began.  (If two threads do this at once, the older ones may be kept.
+        # Then the next call finds that their stamp is not that of the file, and parses
+        # the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1573,7 +1602,8 @@ class PostStore:
         1. Queue a write.  (Several threads may append to a list at the same time.)
         2. Wait for the lock, which lets one thread at a time into the with block.
         3. If the write is still in the queue, take all that are in it, and save them.
-           Otherwise, a thread that had the lock before has taken it, and has finished.
+           Otherwise, another thread has taken it.  That had the lock until the save had
+           finished, and now we have it, so we know the result.
         4. Look at the result.
         """
         write = Write(method, args)
@@ -1615,7 +1645,7 @@ class PostStore:
         if fcntl is None:  # on Windows, where one process serves the file
             lock = nullcontext()  # this does nothing, and folder is None
         else:
-            lock = lock_folder(path.parent)
+            lock = lock_folder(path.parent)  # not locked yet: "with" does that
         with lock as folder:  # step 1
             old = self.read()
             draft = Draft(old)  # step 2
