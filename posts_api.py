@@ -176,6 +176,7 @@ class Post:
 
         A str holds characters; files and networks hold bytes, which Python shows as
         b"...".  encode() turns characters into bytes, and decode() turns them back.
+        UTF-8 is the usual way to do so: ö becomes two bytes, C3 and B6 in hex digits.
         """
         return json.dumps(dict(self.as_dict), ensure_ascii=False).encode()
 
@@ -323,6 +324,16 @@ def make_post(values: dict[str, Any]) -> Post:
 #     read_body()         the values in the body of the request
 #     abort(400, "...")   ends the request with this status code and message
 #
+# The status codes of the responses:
+#
+#     200  OK                                   405  not a method of this URL
+#     201  created                              412  the post has changed
+#     304  not modified: use your own copy      413  the body is too large
+#     400  invalid fields, query or host        415  not a type of body that is read
+#     401  log in first                         500  a bug
+#     403  from an untrusted web page           503  the file cannot be read or saved
+#     404  no such post or URL
+#
 # If something goes wrong, for example if a post is missing, these functions call
 # abort() themselves, or raise an exception that part 3 turns into an error response.
 # So the views contain little more than the success case.
@@ -372,9 +383,9 @@ def get_all():
         posts    an object that has the selected posts as JSON text, and their ETag
         total    how many posts match, on all pages together: the X-Total-Count header
 
-    jsonify() would encode all these posts again for each request.  So this view puts
-    the text, as it is, into a Response, which is also what jsonify() returns.  mimetype
-    is the value of its Content-Type header.
+    This text, json_array, is made only once, of the lines in the file, while jsonify()
+    would make it again for each request.  So this view puts the text into a Response
+    (which is also what jsonify() returns), and says in mimetype that it is JSON.
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -389,7 +400,8 @@ def create_post():
 
     A view may return a tuple of response, status code and headers.  201 means
     "Created", and the Location header holds the URL of the new post, "/posts/4", which
-    url_for() builds from the name of its view.
+    url_for() builds from the name of its view.  (The ETag is set without add_etag(), as
+    the response to a write is never a 304.)
     """
     post = get_store().add(read_texts())
     response = jsonify(success="Successfully added.", **post.as_dict)
@@ -542,7 +554,9 @@ def list_routes():
 # definition, and those marked after_request after it.  An exception that is raised by
 # the view, or by a function that is called before it, is passed to the function marked
 # errorhandler for its class, or for the nearest base class.  That returns the error
-# response, which then passes through add_cors_headers() like any other.  Werkzeug is
+# response, which then passes through add_cors_headers() like any other.  A function
+# marked before_request that returns nothing lets the request go on.  request and g look
+# like global variables, but in each thread they stand for its own request.  Werkzeug is
 # the library under Flask that parses requests and builds responses.
 
 
@@ -667,8 +681,8 @@ def parse_json(data: bytes) -> dict[str, Any]:
     The file is parsed with this function, too.  object_pairs_hook names a function that
     json.loads() calls for each {...}.  decode(), json.loads() and make_object() all
     raise a ValueError; that of decode() is of the subclass UnicodeDecodeError, so its
-    except clause must come first.  (RecursionError: Python limits how deeply calls may
-    nest.)
+    except clause must come first.  (RecursionError: json.loads() calls itself for each
+    "[" inside another, and Python limits how deep that may go.)
     """
     # Some editors begin a file with these bytes, the byte order mark.
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -1046,12 +1060,23 @@ def handle_store_error(error):
 #     1  lock the folder; read the file if it has changed    the old file
 #     2  change a draft; write it to a temporary file, and   the old file, and perhaps
 #        sync that                                           the temporary one
-#     3  rename the temporary file over the file             one of these, intact
-#     4  sync the folder                                     one of these, intact
+#     3  rename the temporary file over the file             the old or the new file
+#     4  sync the folder                                     the old or the new file
 #
 #     Only then, respond                                     the new file
 #
 # Step 3 is the commit: the operating system renames a file completely or not at all.
+#
+# A single change is saved like this:
+#
+#     with lock_folder(path.parent) as folder:           # step 1
+#         old = self.read()
+#         draft = Draft(old)                             # step 2
+#         post = draft.change(1, {"title": "New"})
+#         new = draft.snapshot()
+#         replace_file(path, old, new)                   # steps 2 and 3
+#         sync_folder(folder, path)                      # step 4
+#     return post
 
 ById = dict[int, Post]  # posts by id
 Texts = dict[str, Any]  # values by field name, such as {"title": "New"}
@@ -1097,8 +1122,9 @@ class Draft:
     Each method validates first and changes the draft last, so one that raises an
     exception leaves the draft unchanged.
 
-    The methods must not use request or g, which may be those of another client: one
-    thread saves the changes of several requests (see "Saving" below).
+    The methods must not use request or g.  They are called by the thread that saves,
+    perhaps for several requests at once (see "Saving" below), so these might be the
+    request of another client.
 
     To keep the posts and their lines in step, change them only with _put() and
     remove().
@@ -1249,18 +1275,19 @@ def lock_folder(folder: Path) -> Iterator[int]:
         with lock_folder(path) as descriptor:
             ...
 
-    @contextmanager turns a function with a yield into one for with statements.  It runs
-    up to its yield.  Then the block runs, with the yielded value after "as".  Then the
-    function continues; the lines under finally run even if the block has raised an
-    exception.  (Iterator[int] is the type of a function that yields an int.)
+    @contextmanager turns a function with a yield into one for with statements.  yield
+    pauses the function, and hands over the value for the name after "as".  Then the
+    block runs.  Then the function continues; the lines under finally run even if the
+    block has raised an exception.  So the order is: open, lock, the block, unlock,
+    close.  (Iterator[int] is the type of a function that yields an int.)
 
     LOCK_EX waits until nobody else has the lock, and LOCK_UN unlocks.  (An editor takes
     no lock, so it is not kept out.)  The folder is locked, not the file, as the file is
     replaced.
 
-    A process shares its descriptors with those that it has started.  A lock lasts until
-    all of them have closed the descriptor, or one of them unlocks it.  So this function
-    does not rely on close().
+    Why is it not enough to close the folder?  A process that this one has started in
+    the meantime (by os.fork()) shares the descriptor, and the lock lasts until both
+    have closed it, or one of them unlocks it.
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
@@ -1359,7 +1386,8 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     server.  If the old one belongs to Ann, and a group may read it, the same must be
     true of the new one; otherwise the save fails.
 
-    fchown() changes the owner and the group, and fchmod() the permissions, which
+    fchown() changes the owner and the group, if the system permits that (an ordinary
+    account cannot give a file away), and fchmod() the permissions, which
     S_IMODE() takes out of st_mode.  The f stands for file descriptor, which always
     means this file.  chown(path) could hit another file that somebody has put there.
     """
@@ -1391,19 +1419,10 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
 
 
-# Saving.  Saving one write at a time would be this simple:
-#
-#     def change(self, post_id, texts, if_match=None):
-#         with self._save_lock, lock_folder(self.path.parent):    # step 1
-#             old = self.read()
-#             draft = Draft(old)                                  # step 2
-#             post = draft.change(post_id, texts, if_match)
-#             ...                                                 # steps 3 and 4
-#             return post
-#
-# But most of the time is spent waiting for the disk.  All writes (additions, changes
-# and removals) that arrive in the meantime can share the next save, which can double
-# the number of writes per second:
+# Saving.  One change at a time could be saved as shown at the top of this part.  But
+# most of the time is spent waiting for the disk.  All writes (additions, changes and
+# removals) that arrive in the meantime can share the next save, which can double the
+# number of writes per second:
 #
 #     thread A  |=== saves A ===|
 #     thread B      waits ......|=== saves B and C ===|
@@ -1474,7 +1493,7 @@ def fail_writes(writes: list[Write], message: str) -> None:
     """Give an error to the writes that do not have one of their own, such as a 404.
 
     They keep it, even if it is due to another write of the batch.  For example, Ann
-    deletes post 1, Bob changes it, and gets a 404.  If the save then fails, post 1
+    deletes post 1, Bob changes it, and gets a 404.  If the file cannot be saved, post 1
     still exists, and Bob can repeat his request.
     """
     for write in writes:
@@ -1572,6 +1591,14 @@ class PostStore:
         reads the file again.  On the right, we have posts 1 with stamp 2.  The next
         call takes these for the latest, and so do all others.
 
+        While one thread parses the file, another may save a newer version:
+
+            one thread        reads version 1 ............ leaves version 2 there
+            another thread      saves version 2
+
+        (If it did put version 1 there, the next call would find that its stamp is not
+        that of the file, and parse the file again.  So nothing would be lost.)
+
         A file that is missing from the start counts as empty, with the stamp None.  One
         that vanishes later may have been moved away by mistake, which is an error.
         """
@@ -1586,10 +1613,7 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # Keep posts for the next calls, unless another thread has kept newer ones since
-        # this call began.  (If two threads do this at once, the older ones may be kept.
-        # Then the next call finds that their stamp is not that of the file, and parses
-        # the file again.)
+        # Unless another thread has replaced it in the meantime:
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1611,7 +1635,7 @@ class PostStore:
         with self._save_lock:  # 2
             if write in self._waiting:  # 3
                 batch = list(self._waiting)
-                # Not clear(): other threads may have added theirs since.
+                # Others only append to the queue, so its first items are still these.
                 del self._waiting[: len(batch)]
                 self._save_or_fail(batch)
         if write.error is not None:  # 4
@@ -1687,8 +1711,8 @@ def hash_password():
     the commands of Flask.)
     """
     if sys.stdin.isatty():  # a keyboard rather than a pipe
-        # With err=True, the prompt is shown even if "> file" redirects the output, so
-        # that the file gets nothing but the hash.
+        # err=True shows the prompt on standard error, which "> file" does not redirect,
+        # so that the file gets nothing but the hash.
         password = click.prompt("Password", hide_input=True, err=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
