@@ -380,12 +380,13 @@ def get_all():
 
     read_query() returns what the query string asks for, and select() returns
 
-        posts    an object that has the selected posts as JSON text, and their ETag
+        posts    the selected posts, as an object of the class Posts (in part 4)
         total    how many posts match, on all pages together: the X-Total-Count header
 
-    This text, json_array, is made only once, of the lines in the file, while jsonify()
-    would make it again for each request.  So this view puts the text into a Response
-    (which is also what jsonify() returns), and says in mimetype that it is JSON.
+    posts.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  That of
+    all posts is kept until the file changes, while jsonify() would make it again for
+    each request.  Response() makes a response of these bytes, and mimetype says that
+    they are JSON.  (jsonify() returns a Response, too.)
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -641,9 +642,10 @@ def check_length(data: bytes) -> None:
 
     A client either announces the length of the body in the Content-Length header, or
     sends the body in chunks, pieces without a total.  If fewer bytes arrive than
-    announced, the connection was lost.  A chunked body that exceeds MAX_CONTENT_LENGTH
-    is silently truncated to that length by Werkzeug.  So if there are that many bytes,
-    there may have been more: 413, too large.
+    announced, the connection was lost.  (If too many are announced, get_data() aborts.)
+    A chunked body that exceeds MAX_CONTENT_LENGTH is silently truncated to that length
+    by Werkzeug.  So if there are that many bytes, there may have been more: 413, too
+    large.
     """
     if request.content_length is None:  # chunked, or no body
         if len(data) >= app.config["MAX_CONTENT_LENGTH"]:
@@ -1403,9 +1405,9 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has, so that their stamps differ.
 
-    Inode numbers are used again, as shown above.  And times are coarse: two saves
-    within a few milliseconds may get the same one.  So the stamp after a second save
-    could be that before the first one:
+    Inode numbers are used again, as shown above.  And times are coarse:
+    two saves within a few milliseconds may get the same one.  So the stamp after a
+    second save could be that before the first one:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
@@ -1492,9 +1494,9 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 def fail_writes(writes: list[Write], message: str) -> None:
     """Give an error to the writes that do not have one of their own, such as a 404.
 
-    They keep it, even if it is due to another write of the batch.  For example, Ann
-    deletes post 1, Bob changes it, and gets a 404.  If the file cannot be saved, post 1
-    still exists, and Bob can repeat his request.
+    Those that have one keep it, even if another write of the batch caused it.  For
+    example, Ann deletes post 1, and Bob, who wants to change it, gets a 404.  If the
+    file cannot be saved, post 1 still exists, and Bob can repeat his request.
     """
     for write in writes:
         if write.error is None:
@@ -1512,7 +1514,12 @@ def fail_writes(writes: list[Write], message: str) -> None:
 # Readers do not wait.  They compare the stamp of the file with that of the latest
 # snapshot in memory, and parse the file again only if it has changed.  A reader that
 # has begun with an older snapshot keeps that until it has finished; nobody changes a
-# snapshot.  This is what happens inside find(1):
+# snapshot.  For example, if post 1 is changed:
+#
+#     _latest before    Posts({1: Post(1, "Hello", "World"), 2: Post(2, "Again", "")})
+#     _latest after     Posts({1: Post(1, "New", "World"), 2: the same object})
+#
+# This is what happens inside find(1):
 #
 #     read()                   has the file another stamp than _latest?  then parse it;
 #                              the result is the new _latest                  503
@@ -1600,15 +1607,14 @@ class PostStore:
         that of the file, and parse the file again.  So nothing would be lost.)
 
         A file that is missing from the start counts as empty, with the stamp None.  One
-        that vanishes later may have been moved away by mistake, which is an error.
+        that vanishes later may have been moved away by mistake.  Then its stamp differs
+        from the latest one, and read_bytes() raises an error.
         """
         latest = self._latest
         try:
             stamp = read_stamp(self.path)
             if stamp == latest.stamp:
                 return latest
-            if stamp is None:
-                raise FileNotFoundError("No such file or directory any more")
             posts = parse_file(self.path.read_bytes(), latest)
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
@@ -1756,7 +1762,7 @@ def is_object_of_hashes(value: Any) -> bool:
     """Return whether a setting is a non-empty dict of usable password hashes.
 
     These are of the form method$salt$result, see NO_PASSWORD_HASH.  If the method does
-    not exist, check_password_hash() raises an error.
+    not exist, or its numbers are wrong, check_password_hash() raises an error.
     """
     if not isinstance(value, dict) or not value:
         return False
