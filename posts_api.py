@@ -229,12 +229,13 @@ def check_rules(texts: dict[str, str]) -> None:
         if len(texts.get("title", "")) > 200:
             raise BadPost("title must have at most 200 characters")
 
-    A rule for several fields of a post belongs in Draft._put() in part 4, which has all
-    its values.  A rule that depends on other posts belongs in Draft.add() and
-    Draft.change(), which can look at self._by_id, and run while the store is locked.
     The rules here do not apply to the file, so that a new rule does not make older
     posts unreadable, nor to the defaults of fields that are not sent.  (But a client
     that sends back a whole post sends its old values and defaults, too.)
+
+    Other rules belong in part 4: one for several fields of a post in Draft._put(),
+    which has all its values, and one that depends on other posts in Draft.add() and
+    change(), which have these in self._by_id, and run while the store is locked.
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -312,7 +313,8 @@ def make_post(values: dict[str, Any]) -> Post:
 #     db.session.delete(post)               get_store().remove(1)
 #     db.session.commit()                   (included in the three above)
 #
-# The views also use a few functions from part 3:
+# get_store() returns the object that reads and saves the file; see part 4.  The views
+# also use a few functions from part 3:
 #
 #     read_texts()        the fields that the request sends, such as {"title": "New"}
 #     read_texts(1)       the same for post 1: if an id is sent as well, it must be 1
@@ -331,8 +333,8 @@ def make_post(values: dict[str, Any]) -> Post:
 #     304  not modified: use your own copy      413  the body is too large
 #     400  invalid fields, query or host        415  not a type of body that is read
 #     401  log in first                         500  a bug
-#     403  from an untrusted web page           503  the file cannot be read or saved
-#     404  no such post or URL
+#     403  from an untrusted web page           503  the file cannot be read or saved,
+#     404  no such post or URL                       or it is not sure that it is saved
 #
 # If something goes wrong, for example if a post is missing, these functions call
 # abort() themselves, or raise an exception that part 3 turns into an error response.
@@ -607,7 +609,7 @@ def read_body() -> dict[str, Any]:
     The Content-Type header says what the body is.  request.mimetype is its
     value without additions such as "; charset=utf-8".
 
-        application/json (request.is_json)   a JSON object     {"title": "New"}
+        application/json, or ...+json        a JSON object     {"title": "New"}
         application/x-www-form-urlencoded    an HTML form      title=New&content=A%26B
         multipart/form-data                  an HTML form, but without files
         (no body)                            nothing, {}
@@ -621,7 +623,7 @@ def read_body() -> dict[str, Any]:
     check_length(data)
     if not data:
         return {}
-    if request.is_json:
+    if request.is_json:  # according to its Content-Type
         return parse_json(data)
     if request.mimetype == "application/x-www-form-urlencoded":
         if data.lstrip().startswith((b"{", b"[")):
@@ -642,10 +644,10 @@ def check_length(data: bytes) -> None:
 
     A client either announces the length of the body in the Content-Length header, or
     sends the body in chunks, pieces without a total.  If fewer bytes arrive than
-    announced, the connection was lost.  (If too many are announced, get_data() aborts.)
-    A chunked body that exceeds MAX_CONTENT_LENGTH is silently truncated to that length
-    by Werkzeug.  So if there are that many bytes, there may have been more: 413, too
-    large.
+    announced, the connection was lost.  If more than MAX_CONTENT_LENGTH are announced,
+    get_data() has raised a 413, too large.  But a chunked body that exceeds the limit
+    is silently truncated to it by Werkzeug.  So if there are that many bytes, there may
+    have been more.
     """
     if request.content_length is None:  # chunked, or no body
         if len(data) >= app.config["MAX_CONTENT_LENGTH"]:
@@ -1283,13 +1285,12 @@ def lock_folder(folder: Path) -> Iterator[int]:
     block has raised an exception.  So the order is: open, lock, the block, unlock,
     close.  (Iterator[int] is the type of a function that yields an int.)
 
-    LOCK_EX waits until nobody else has the lock, and LOCK_UN unlocks.  (An editor takes
-    no lock, so it is not kept out.)  The folder is locked, not the file, as the file is
-    replaced.
+    flock() with LOCK_EX waits until nobody else has the lock, and LOCK_UN unlocks.  (An
+    editor takes no lock, so it is not kept out.)
 
-    Why is it not enough to close the folder?  A process that this one has started in
-    the meantime (by os.fork()) shares the descriptor, and the lock lasts until both
-    have closed it, or one of them unlocks it.
+    The folder is locked, not the file, as a lock belongs to an inode, and the file gets
+    another one with each save.  Otherwise B, which has waited for inode 7, and C, which
+    locks inode 8, could both save.
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
@@ -1297,6 +1298,8 @@ def lock_folder(folder: Path) -> Iterator[int]:
         try:
             yield descriptor  # the block runs here
         finally:
+            # Do not leave that to close(), which would not unlock the folder as long as
+            # a child process, started in the meantime, has it open.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
@@ -1349,7 +1352,7 @@ def write_file(temp: Path, posts: Posts, old: os.stat_result | None) -> None:
     if the file exists.  (% inserts a number in place of %d.)
     """
     # The old file may be secret, so nobody else may read the new one until it has the
-    # permissions of the old one.
+    # permissions of the old one.  (Without an opener, open() sets the usual ones.)
     opener = open_private if old else None
     with open(temp, "xb", opener=opener) as file:
         file.write(b'{"next_id": %d, "posts": [\n' % posts.next_id)
@@ -1437,7 +1440,7 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
 #     B and C add their writes to the queue, wait for the lock   [B, C]
 #     A unlocks                                                  [B, C]     A
 #     B gets the lock, finds its write in the queue, takes all   []         A
-#     B saves both, and unlocks                                  []         A, B, C
+#     B saves this batch, and unlocks                            []         A, B, C
 #     C gets the lock, does not find its write in the queue      []         A, B, C
 #     So C knows that it is saved
 
@@ -1455,7 +1458,7 @@ class Write:
 
         saved is True       the write is saved, and post is its result
         error is not None   the write has failed by itself (404, ...), or the save has
-        neither             the save was cut short, by Ctrl-C or a bug
+        neither             the save was cut short, for example by a bug
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
     unsaved write is never mistaken for a saved one.
@@ -1598,14 +1601,6 @@ class PostStore:
         reads the file again.  On the right, we have posts 1 with stamp 2.  The next
         call takes these for the latest, and so do all others.
 
-        While one thread parses the file, another may save a newer version:
-
-            one thread        reads version 1 ............ leaves version 2 there
-            another thread      saves version 2
-
-        (If it did put version 1 there, the next call would find that its stamp is not
-        that of the file, and parse the file again.  So nothing would be lost.)
-
         A file that is missing from the start counts as empty, with the stamp None.  One
         that vanishes later may have been moved away by mistake.  Then its stamp differs
         from the latest one, and read_bytes() raises an error.
@@ -1619,7 +1614,9 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # Unless another thread has replaced it in the meantime:
+        # If another thread has replaced it in the meantime, leave the newer posts
+        # there.  (Older posts would do no harm: with their stamp, they are not the
+        # latest, so the next call would parse the file once more.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1646,7 +1643,7 @@ class PostStore:
                 self._save_or_fail(batch)
         if write.error is not None:  # 4
             raise write.error
-        if not write.saved:  # the thread that took it stopped: by Ctrl-C, or a bug
+        if not write.saved:  # the thread that took it had another exception
             raise StoreError(f"{self.path}: it is unknown whether the post was saved")
         return write.post
 
