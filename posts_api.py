@@ -1030,10 +1030,20 @@ def handle_store_error(error):
 #
 #     A locks, reads 1, 2, saves 1, 2, 3    B locks, reads 1, 2, 3, saves 1, 2, 3, 4
 #
-# What if the power fails while the file is being written, or somebody edits it in the
-# meantime?  With SQLAlchemy, the database takes care of all that.  Here, this part
-# does: a draft plays the role of db.session, saving it plays that of
-# db.session.commit(), and the JSON file is the database:
+# With SQLAlchemy, the database takes care of that, and of more.  Here, this part does:
+#
+#     what can go wrong                         what prevents it
+#     two threads save at once                  PostStore._save_lock
+#     two processes save at once                lock_folder()
+#     a crash while the file is written         a temporary file, which is then renamed
+#     a power failure                           os.fsync(), sync_folder()
+#     somebody edits the file                   stamps, and a check in replace_file()
+#     a reader sees half of a change            class Posts, class Draft
+#     others may read the new file              open_private(), copy_permissions()
+#     many wait for a slow disk                 PostStore._waiting, a queue
+#
+# A draft plays the role of db.session, saving it plays that of db.session.commit(), and
+# the JSON file is the database:
 #
 #     {"next_id": 3, "posts": [
 #     {"id": 1, "title": "Hello", "content": "World"},
@@ -1298,8 +1308,9 @@ def lock_folder(folder: Path) -> Iterator[int]:
         try:
             yield descriptor  # the block runs here
         finally:
-            # Do not leave that to close(), which would not unlock the folder as long as
-            # a child process, started in the meantime, has it open.
+            # Why not leave that to close()?  A process can copy itself (os.fork).  The
+            # copy has the folder open, too, and the lock lasts until both have closed
+            # it.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
