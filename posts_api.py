@@ -235,7 +235,8 @@ def check_rules(texts: dict[str, str]) -> None:
 
     Other rules belong in part 4: one for several fields of a post in Draft._put(),
     which has all its values, and one that depends on other posts in Draft.add() and
-    change(), which have these in self._by_id, and run while the store is locked.
+    change(), before they call _put().  These have the posts in self._by_id, and run
+    while the store is locked.
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -385,10 +386,10 @@ def get_all():
         posts    the selected posts, as an object of the class Posts (in part 4)
         total    how many posts match, on all pages together: the X-Total-Count header
 
-    posts.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  That of
-    all posts is kept until the file changes, while jsonify() would make it again for
-    each request.  Response() makes a response of these bytes, and mimetype says that
-    they are JSON.  (jsonify() returns a Response, too.)
+    posts.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  The
+    JSON of all posts is kept until the file changes, while jsonify() would make it
+    again for each request.  Response() makes a response of these bytes, and mimetype
+    says that they are JSON.  (jsonify() returns a Response, too.)
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -500,10 +501,10 @@ def login():
     user, password = values.get("user"), values.get("password")
     if not isinstance(user, str) or not isinstance(password, str):
         abort(401, "user and password are required and must be strings")
-    # check_password_hash() needs a password that can be encoded.  For others,
-    # check_text() raises BadPost, which becomes a 400.
+    # A JSON string may hold half an emoji, which check_password_hash() cannot encode.
+    # So check_text() raises BadPost, which becomes a 400.
     check_text("password", password)
-    # An unknown user gets the hash that matches no password.
+    # For an unknown user, this is the hash that matches no password.
     password_hash = app.config["USERS"].get(user, NO_PASSWORD_HASH)
     if not check_password_hash(password_hash, password):
         abort(401, "wrong user or password")
@@ -1637,22 +1638,22 @@ class PostStore:
 
         *args collects the arguments for the method in a tuple.
 
-        1. Queue a write.  (Several threads may append to a list at the same time.)
-        2. Wait for the lock, which lets one thread at a time into the with block.
-        3. If the write is still in the queue, take all that are in it, and save them.
-           Otherwise, another thread has taken it.  That had the lock until the save had
-           finished, and now we have it, so we know the result.
-        4. Look at the result.
+        a. Queue a write.  (Several threads may append to a list at the same time.)
+        b. Wait for the lock, which lets one thread at a time into the with block.
+        c. If the write is still in the queue, take all that are in it, and save them.
+           If it is not, it is finished: only a thread with the lock takes writes, and
+           it keeps the lock until it has saved them.
+        d. Look at the result.
         """
         write = Write(method, args)
-        self._waiting.append(write)  # 1
-        with self._save_lock:  # 2
-            if write in self._waiting:  # 3
+        self._waiting.append(write)  # a
+        with self._save_lock:  # b
+            if write in self._waiting:  # c
                 batch = list(self._waiting)
                 # Others only append to the queue, so its first items are still these.
                 del self._waiting[: len(batch)]
                 self._save_or_fail(batch)
-        if write.error is not None:  # 4
+        if write.error is not None:  # d
             raise write.error
         if not write.saved:  # the thread that took it had another exception
             raise StoreError(f"{self.path}: it is unknown whether the post was saved")
