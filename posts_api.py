@@ -145,7 +145,7 @@ class Post:
 
     @dataclass writes __init__() and == for the fields below.  A post is frozen: its
     fields cannot be reassigned, so threads can share it, and what is computed from them
-    stays valid.  To change a post, replace it with a new one.
+    and cached beside them stays valid.  To change a post, replace it with a new one.
 
     To add a field, add one line after content.  The field must be a str with a default,
     which is used for posts that were saved before the field existed:
@@ -1260,6 +1260,15 @@ def parse_item(values: Any, known: ById) -> Post:
 #
 # A program that opens a file or a folder gets a descriptor, a number that stands for
 # what it has opened.  That stays the same inode, whatever happens to the names.
+#
+# flock(descriptor, LOCK_EX) waits until nobody else has the lock of that inode, and
+# flock(descriptor, LOCK_UN) unlocks.  To close the descriptor unlocks, too, but not if
+# the process has copied itself in the meantime (os.fork), as long as the copy has the
+# descriptor open.  So we always unlock first.
+#
+# The folder is locked, not the file, which gets another inode with each save: B, which
+# has waited for inode 7, and C, which locks inode 8, could both save.  (An editor takes
+# no lock, so it is not kept out.)
 
 
 def read_stamp(path: Path) -> Stamp | None:
@@ -1287,21 +1296,15 @@ def read_stamp(path: Path) -> Stamp | None:
 def lock_folder(folder: Path) -> Iterator[int]:
     """Lock a folder while a with block runs, and give the block its descriptor.
 
-        with lock_folder(path) as descriptor:
-            ...
+    @contextmanager turns a function with a yield into one for with statements:
 
-    @contextmanager turns a function with a yield into one for with statements.  yield
-    pauses the function, and hands over the value for the name after "as".  Then the
-    block runs.  Then the function continues; the lines under finally run even if the
-    block has raised an exception.  So the order is: open, lock, the block, unlock,
-    close.  (Iterator[int] is the type of a function that yields an int.)
+        1. with lock_folder(path) as descriptor:     open, lock, up to the yield
+        2.     the block                             the function is paused
+        3. the end of the block                      unlock, close
 
-    flock() with LOCK_EX waits until nobody else has the lock, and LOCK_UN unlocks.  (An
-    editor takes no lock, so it is not kept out.)
-
-    The folder is locked, not the file, as a lock belongs to an inode, and the file gets
-    another one with each save.  Otherwise B, which has waited for inode 7, and C, which
-    locks inode 8, could both save.
+    The yielded value is that of the name after "as".  The lines under finally run even
+    if the block has raised an exception.  (Iterator[int] is the type of a function that
+    yields an int.)
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
@@ -1309,9 +1312,6 @@ def lock_folder(folder: Path) -> Iterator[int]:
         try:
             yield descriptor  # the block runs here
         finally:
-            # Why not leave that to close()?  A process can copy itself (os.fork).  The
-            # copy has the folder open, too, and the lock lasts until both have closed
-            # it.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
@@ -1808,7 +1808,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve the posts.")
     # This is the development server of Flask; README.md shows others.  For requests
     # from other machines, pass --host 0.0.0.0, add the host name to TRUSTED_HOSTS, and
-    # set USERS, or everyone on the network may write.
+    # set USERS, or everyone on the network may write.  Without HTTPS, which a proxy can
+    # add, everyone there can also read passwords and tokens.
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=5000, type=int)
     options = parser.parse_args()
