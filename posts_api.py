@@ -383,7 +383,8 @@ def get_all():
 
     read_query() returns what the query string asks for, and select() returns
 
-        posts    the selected posts, as an object of the class Posts (in part 4)
+        posts    an object (of the class Posts, part 4) for the selected posts, with two
+                 attributes that are used here: json_array and etag
         total    how many posts match, on all pages together: the X-Total-Count header
 
     posts.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  The
@@ -1639,7 +1640,8 @@ class PostStore:
         *args collects the arguments for the method in a tuple.
 
         a. Queue a write.  (Several threads may append to a list at the same time.)
-        b. Wait for the lock, which lets one thread at a time into the with block.
+        b. Wait for the lock, which lets one thread at a time into the with block.  Each
+           saves the writes of all, so ours may be saved while we wait.
         c. If the write is still in the queue, take all that are in it, and save them.
            If it is not, it is finished: only a thread with the lock takes writes, and
            it keeps the lock until it has saved them.
