@@ -43,7 +43,8 @@ This is the second request, and its response (curl -v shows them in full):
 The fields of a post can be sent as JSON, as an HTML form (like those of the first
 request), or in the query string, the part of a URL after "?": /posts/4?title=New.
 
-The module has four parts.  You can stop reading after any of them:
+The module has four parts.  You can stop reading after any of them, or begin with the
+second, at get_post():
 
     1. Posts        the settings, the class Post, and the rules for what clients send
     2. Routes       one function for each method and path
@@ -114,7 +115,8 @@ app.config.update(
     # Disable Flask's separate, smaller limit for the fields of a form.
     MAX_FORM_MEMORY_SIZE=None,
 )
-# Environment variables override the settings: FLASK_POSTS_FILE sets POSTS_FILE.
+# Environment variables, which a shell sets with "export NAME=value", override the
+# settings: FLASK_POSTS_FILE sets POSTS_FILE.
 # FLASK_SECRET_KEY sets SECRET_KEY, a random text that only the server knows, with which
 # it signs tokens (see login).
 app.config.from_prefixed_env()
@@ -191,7 +193,8 @@ class Post:
         return quote_etag(generate_etag(self.json_line))
 
 
-# fields() lists the fields of a dataclass: ["id", "title", "content"].
+# fields() returns the fields of a dataclass as objects that have a name.
+# So FIELDS is ["id", "title", "content"].  The id must be the first field.
 FIELDS = [each.name for each in fields(Post)]
 TEXT_FIELDS = FIELDS[1:]
 # The fields that have a default: {"author": ""} with the line in the docstring.  Python
@@ -209,13 +212,13 @@ DEFAULTS = {name: getattr(Post, name) for name in FIELDS if hasattr(Post, name)}
 # What is checked on the way, and what is checked when the file is read:
 #
 #                                             POST   PUT   PATCH   file
-#     check_rules()     your own rules         x      x      x
 #     check_field()     names and types        x      x      x      x
+#     check_rules()     your own rules         x      x      x
 #     add_defaults()    no field is missing    x      x             x
 #
 # (For a PATCH, no field can be missing, since the old post has them all.)
 #
-# read_texts() calls check_rules() and check_field().  make_post() calls check_field()
+# read_texts() calls check_field() and check_rules().  make_post() calls check_field()
 # and add_defaults(), for posts from the file, too, and for those that other code gives
 # to the store.
 
@@ -233,10 +236,7 @@ def check_rules(texts: dict[str, str]) -> None:
     posts unreadable, nor to the defaults of fields that are not sent.  (But a client
     that sends back a whole post sends its old values and defaults, too.)
 
-    Other rules belong in part 4: one for several fields of a post in Draft._put(),
-    which has all its values, and one that depends on other posts in Draft.add() and
-    change(), before they call _put().  These have the posts in self._by_id, and run
-    while the store is locked.
+    (For a rule that needs the whole post, or other posts, see class Draft in part 4.)
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -480,8 +480,9 @@ def token_serializer() -> URLSafeTimedSerializer:
     dumps() puts the user's name and the time in the text and signs it: it adds a code
     that can be computed only with SECRET_KEY, which only the server knows.  loads()
     undoes that, or raises BadData if the code is wrong or the text is too old.  What is
-    called salt here is a fixed name.  It keeps these texts apart from others that are
-    signed with the same key, such as the sessions of another Flask application.
+    called salt here is not that of a password hash, but a fixed name.  It keeps these
+    texts apart from others that are signed with the same key, such as the sessions of
+    another Flask application.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -502,10 +503,9 @@ def login():
     user, password = values.get("user"), values.get("password")
     if not isinstance(user, str) or not isinstance(password, str):
         abort(401, "user and password are required and must be strings")
-    # A JSON string may hold half an emoji, which check_password_hash() cannot encode.
-    # So check_text() raises BadPost, which becomes a 400.
+    # Reject a password that cannot be encoded as UTF-8, with a 400.
     check_text("password", password)
-    # For an unknown user, this is the hash that matches no password.
+    # For an unknown user, get() returns the hash that matches no password.
     password_hash = app.config["USERS"].get(user, NO_PASSWORD_HASH)
     if not check_password_hash(password_hash, password):
         abort(401, "wrong user or password")
@@ -542,16 +542,18 @@ def list_routes():
 #
 # How one request passes through this module, and the errors that can end it early:
 #
-#     PATCH /posts/1          with the body {"title": "New"}
+#     PATCH /posts/1, with the body {"title": "New"}
 #        |
-#     load_user()             sets g.user, the name in the token, or None
-#     check_write()           403 a page of an untrusted host, 401 no valid token
-#     update_some(1)          400           the view
-#        read_texts(1)        400, 413, 415    returns {"title": "New"}
-#        read_if_match()                       returns None, as there is no If-Match
-#        change(1, ...)       404, 412, 503    the store returns the changed Post
-#        jsonify(...)                          the post as JSON
-#     add_cors_headers()      adds headers for web browsers
+#     step                   errors           what it does
+#     load_user()                             sets g.user, the name in the token
+#     check_write()          401, 403         requires a token, and a trusted web page
+#     Flask itself           400, 404, 405    untrusted host, unknown URL, wrong method
+#     update_some(1)         400              the view, which calls the next four
+#        read_texts(1)       400, 413, 415    returns {"title": "New"}
+#        read_if_match()                      returns None, as there is no If-Match
+#        change(1, ...)      404, 412, 503    the store changes the post, returns it
+#        jsonify(...)                         returns the response
+#     add_cors_headers()                      adds headers for web browsers
 #        |
 #     200 {"success": "Successfully updated", "id": 1, "title": "New", ...}
 #
@@ -588,7 +590,8 @@ def read_args() -> MultiDict[str, str]:
     """Return the query string as a MultiDict, which maps each name to a list of values.
 
     "title=A%26B&title=C" maps title to ["A&B", "C"].  "%" and two hex digits, an
-    escape, stand for one byte: %26 for "&".
+    escape, stand for one byte: %26 for "&".  Werkzeug would silently alter bytes that
+    are not UTF-8, so they are checked first.
     """
     check_escaped(request.query_string)
     return request.args
@@ -613,13 +616,14 @@ def read_body() -> dict[str, Any]:
 
         application/json, or ...+json        a JSON object     {"title": "New"}
         application/x-www-form-urlencoded    an HTML form      title=New&content=A%26B
-        multipart/form-data                  an HTML form, but without files
+        multipart/form-data                  an HTML form as well, in which each field
+                                             has some lines of its own
         (no body)                            nothing, {}
         anything else                        415 Unsupported Media Type
 
-    Werkzeug would silently alter bytes that are not UTF-8, so they are checked first.
-    get_data() must come before request.form: a body can be read only once,
-    and get_data() keeps a copy, from which request.form can be read.
+    As in read_args(), the bytes are checked before Werkzeug decodes them.
+    get_data() must come before request.form: a body can be read only once, and
+    get_data() keeps a copy, from which request.form can be read.
     """
     data = request.get_data()
     check_length(data)
@@ -635,7 +639,7 @@ def read_body() -> dict[str, Any]:
     elif request.mimetype == "multipart/form-data":
         if request.files:
             abort(415, "send the form without files")
-        check_utf8(data)  # in this encoding, there are no escapes
+        check_utf8(data)  # in this type of form, there are no escapes
     if not request.form:  # it is empty for any other type, and for a broken form
         abort(415, "send a form, or JSON with Content-Type: application/json")
     return read_single_values(request.form)
@@ -645,11 +649,14 @@ def check_length(data: bytes) -> None:
     """Abort if the body is, or may be, incomplete.
 
     A client either announces the length of the body in the Content-Length header, or
-    sends the body in chunks, pieces without a total.  If fewer bytes arrive than
-    announced, the connection was lost.  If more than MAX_CONTENT_LENGTH are announced,
-    get_data() has raised a 413, too large.  But a chunked body that exceeds the limit
-    is silently truncated to it by Werkzeug.  So if there are that many bytes, there may
-    have been more.
+    sends the body in chunks, pieces without a total.  If MAX_CONTENT_LENGTH is 1000:
+
+        announced    arrived
+        20           20         right
+        20           7          400, since the connection was lost
+        2000                    413, too large, raised by get_data()
+        (chunks)     20         right
+        (chunks)     1000       413, since Werkzeug silently drops what is beyond
     """
     if request.content_length is None:  # chunked, or no body
         if len(data) >= app.config["MAX_CONTENT_LENGTH"]:
@@ -670,37 +677,35 @@ def check_escaped(data: bytes) -> None:
     """Abort if a query string or a form, in which there may be escapes, is not UTF-8.
 
     In UTF-8, ö is the two bytes C3 and B6.  A client may send either these bytes as
-    they are, or two escapes.  Werkzeug decodes them apart, so a mixture is wrong, too:
+    they are, or two escapes, but not half of an ö, nor a mixture of both:
 
-        C3 B6      right        C3     wrong: half of ö        C3 %B6    wrong
-        %C3%B6     right        %C3    wrong: half of ö
+        C3 B6      right        C3     wrong (1)        C3 %B6    wrong (1)
+        %C3%B6     right        %C3    wrong (2)        %C3 B6    wrong (1)
+
+    unquote_to_bytes() replaces each escape by its byte.
     """
-    # The bytes as they are: finds a C3 without a B6.
-    check_utf8(data)
-    # With a byte in place of each escape: finds a %C3 without a %B6.
-    check_utf8(unquote_to_bytes(data))
+    check_utf8(data)  # (1): a C3 or B6 stands alone
+    check_utf8(unquote_to_bytes(data))  # (2): the byte of a %C3 or %B6 stands alone
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
     """Return the object that a JSON text contains; raise BadPost if it is not valid.
 
     The file is parsed with this function, too.  object_pairs_hook names a function that
-    json.loads() calls for each {...}.  decode(), json.loads() and make_object() all
-    raise a ValueError; that of decode() is of the subclass UnicodeDecodeError, so its
-    except clause must come first.  (RecursionError: json.loads() calls itself for each
-    "[" inside another, and Python limits how deep that may go.)
+    json.loads() calls for each {...}, with its pairs of name and value.
     """
     # Some editors begin a file with these bytes, the byte order mark.
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = json.loads(data.decode(), object_pairs_hook=make_object)
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # from decode()
         # error.start is the index of the first wrong byte.
         line = data[: error.start].count(b"\n") + 1
         raise BadPost(f"line {line} is not UTF-8: {error}") from error
     except RecursionError as error:
+        # json.loads() calls itself for each "[" inside another; Python limits that.
         raise BadPost("invalid JSON: it is nested too deeply") from error
-    except ValueError as error:
+    except ValueError as error:  # from json.loads() or make_object()
         raise BadPost(f"invalid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadPost("the JSON must be an object")
@@ -745,8 +750,9 @@ def add_etag(response, etag):
     """Add an ETag, and turn the response into a 304 if the client has that version.
 
     For a 304, Werkzeug removes the body.  If-None-Match is either "*", for any version,
-    or a list of ETags.  They may be weak ones: a proxy (a server between the client and
-    this one) that compresses a response turns its "5f3a" into W/"5f3a".
+    or a list of ETags.  They may be marked as weak (the same content, perhaps in other
+    bytes): a proxy, a server between the client and this one, that compresses a
+    response turns its "5f3a" into W/"5f3a".
     """
     response.headers["ETag"] = etag
     header = request.headers.get("If-None-Match")
@@ -837,7 +843,7 @@ def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
     """Return the start and the end of the slice that the parameters describe.
 
     _page=2              10, 20    a page has ten posts, unless _limit says otherwise
-    _limit=3             0, 3      without a _page, the start is 0
+    _limit=3             0, 3      without a _page, it is page 1
     _start=5&_limit=3    5, 8      _start overrides _page
     _start=5&_end=7      5, 7      _end overrides _limit
 
@@ -899,10 +905,16 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 # Origin.
 #
 # (2) The owner of evil.example makes that name lead to 127.0.0.1, by changing its
-# address in the DNS (DNS rebinding).  The browser then treats this server as part of
-# evil.example, and lets its pages read every response.  The Host header says under
-# which name the browser has found the server.  Flask itself rejects a host that is not
-# in TRUSTED_HOSTS.
+# address in the DNS, the directory of host names (DNS rebinding).  The browser then
+# treats this server as part of evil.example, and lets its pages read every response.
+# The Host header says under which name the browser has found the server.  Flask itself
+# rejects a host that is not in TRUSTED_HOSTS.
+#
+#     a write from                 Origin                   Host              response
+#     curl                         (none)                   127.0.0.1:5000    201, 200
+#     a page of localhost:3000     http://localhost:3000    127.0.0.1:5000    201, 200
+#     (1) a form of evil.example   http://evil.example      127.0.0.1:5000    403
+#     (2) a page of evil.example   http://evil.example      evil.example      400
 
 
 @app.before_request
@@ -934,8 +946,9 @@ def check_write():
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return  # these methods change nothing
     if request.routing_exception is not None:
-        # Flask has found no view for this Host, path and method.  It raises this error
-        # (400, 404 or 405) next.  A 401 would hide it.
+        # Flask has found no view for this host, path and method.  It calls this
+        # function all the same, and raises the error (400, 404 or 405) next.  A 401
+        # would hide it.
         return
     if request.origin is not None and not is_origin_trusted():
         abort(403, f"the origin {request.origin} is not in TRUSTED_HOSTS")
@@ -1072,14 +1085,16 @@ def handle_store_error(error):
 #
 # A draft is saved in four steps, so that a crash at any moment leaves an intact file:
 #
-#     step                                                   a crash then leaves
-#     1  lock the folder; read the file if it has changed    the old file
-#     2  change a draft; write it to a temporary file, and   the old file, and perhaps
-#        sync that                                           the temporary one
-#     3  rename the temporary file over the file             the old or the new file
-#     4  sync the folder                                     the old or the new file
+#     step                                        a crash then leaves  readers then see
+#     1  lock the folder; read the file if it     the old file         the old posts
+#        has changed
+#     2  change a draft; write it to a            the old file, and    the old posts
+#        temporary file, and sync that            perhaps the
+#                                                 temporary one
+#     3  rename the temporary file over the file  the old or the new   the new posts
+#     4  sync the folder                          the old or the new   the new posts
 #
-#     Only then, respond                                     the new file
+#     Only then, respond                          the new file         the new posts
 #
 # Step 3 is the commit: the operating system renames a file completely or not at all.
 #
@@ -1135,15 +1150,24 @@ class Posts:
 class Draft:
     """A copy of a snapshot, which one thread changes and then saves.
 
-    Each method validates first and changes the draft last, so one that raises an
-    exception leaves the draft unchanged.
+    The copy has its own dicts, but the posts in them are the same objects.  To change a
+    post, a new one is put in its place, so the snapshot stays as it is:
 
-    The methods must not use request or g.  They are called by the thread that saves,
-    perhaps for several requests at once (see "Saving" below), so these might be the
-    request of another client.
+        snapshot               {1: Post(1, "Hello", "World"), 2: Post(2, "Again", "")}
+        draft after change()   {1: Post(1, "New", "World"),   2: the same object}
 
-    To keep the posts and their lines in step, change them only with _put() and
-    remove().
+    The lines of the posts are copied, too.  To keep both in step, change them only with
+    _put() and remove().
+
+    A rule for several fields of a post belongs in _put(), which has all its values.
+    One that depends on other posts belongs in add() and change(); these posts are in
+    self._by_id.  If you add a rule or a method:
+
+    - Validate first and change the draft last, so that a method that raises an
+      exception leaves the draft unchanged.
+    - Do not use request or g.  Another thread may call the method, whose request is
+      that of another client (see class Write).
+    - Do not call the store, which is locked, and would wait for itself.
     """
 
     def __init__(self, posts: Posts) -> None:
@@ -1249,8 +1273,10 @@ def parse_item(values: Any, known: ById) -> Post:
 
 
 # The file on the disk.  The operating system knows a file by a number, the inode
-# number, under which it keeps the bytes and what else it knows: the owner, the time of
-# the last change, and so on.  A folder is a list of names, each with such a number:
+# number, under which it keeps the bytes and what else it knows: the time of the last
+# change; the owner and the group (a set of accounts); the permissions, that is, what
+# the owner, the group and all others may do with the file.  A folder is a list of
+# names, each with an inode number:
 #
 #     before the rename    posts.json         inode 7, the old version
 #                          .posts.json.tmp    inode 8, the new version
@@ -1262,10 +1288,10 @@ def parse_item(values: Any, known: ById) -> Post:
 # A program that opens a file or a folder gets a descriptor, a number that stands for
 # what it has opened.  That stays the same inode, whatever happens to the names.
 #
-# flock(descriptor, LOCK_EX) waits until nobody else has the lock of that inode, and
-# flock(descriptor, LOCK_UN) unlocks.  To close the descriptor unlocks, too, but not if
-# the process has copied itself in the meantime (os.fork), as long as the copy has the
-# descriptor open.  So we always unlock first.
+# flock(descriptor, LOCK_EX) waits until nobody else has the lock of that inode, locks
+# it, and flock(descriptor, LOCK_UN) unlocks it.  Closing the descriptor unlocks it as
+# well, unless a copy of the process (made with os.fork) still has it open.  So we
+# always unlock before closing.
 #
 # The folder is locked, not the file, which gets another inode with each save: B, which
 # has waited for inode 7, and C, which locks inode 8, could both save.  (An editor takes
@@ -1304,8 +1330,9 @@ def lock_folder(folder: Path) -> Iterator[int]:
         3. the end of the block                      unlock, close
 
     The yielded value is that of the name after "as".  The lines under finally run even
-    if the block has raised an exception.  (Iterator[int] is the type of a function that
-    yields an int.)
+    if the block has raised an exception.  There are two of them because, if flock()
+    fails, there is nothing to unlock, but still a descriptor to close.  (Iterator[int]
+    is the type of a function that yields an int.)
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
@@ -1321,9 +1348,8 @@ def lock_folder(folder: Path) -> Iterator[int]:
 def replace_file(path: Path, old: Posts, new: Posts) -> None:
     """Write the new snapshot to a temporary file, then rename it: steps 2 and 3.
 
-    Set new.stamp to the stamp that the file then has.
-    If anything fails (BaseException also covers Ctrl-C), delete the temporary file, and
-    raise the same exception again.
+    Set new.stamp to the stamp that the file then has.  If anything fails (BaseException
+    also covers Ctrl-C), delete the temporary file, and raise the same exception again.
     """
     temp = path.with_name(f".{path.name}.tmp")  # .posts.json.tmp in the same folder
     # unlink() deletes a file, here what a killed process may have left.
@@ -1331,7 +1357,7 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
     try:
         old_status = os.stat(path) if old.stamp else None
         write_file(temp, new, old_status)
-        # The file will have this stamp: a rename keeps inode number, time and size.
+        # A rename keeps inode number, time and size, so the file will have this stamp.
         new.stamp = read_stamp(temp)
         # Is the file still the one that was read?  (An edit after this check is lost.)
         if read_stamp(path) != old.stamp:
@@ -1405,9 +1431,10 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     true of the new one; otherwise the save fails.
 
     fchown() changes the owner and the group, if the system permits that (an ordinary
-    account cannot give a file away), and fchmod() the permissions, which
-    S_IMODE() takes out of st_mode.  The f stands for file descriptor, which always
-    means this file.  chown(path) could hit another file that somebody has put there.
+    account cannot give a file away), and fchmod() the permissions, which S_IMODE()
+    takes out of st_mode.  The f stands for file descriptor, which always means this
+    file.  chown(path) could hit another file, if somebody has put one there (or a link
+    to one) since this file was opened.
     """
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
@@ -1421,17 +1448,17 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has, so that their stamps differ.
 
-    Inode numbers are used again, as shown above.  And times are coarse:
-    two saves within a few milliseconds may get the same one.  So the stamp after a
-    second save could be that before the first one:
+    Inode numbers are used again, as shown above.  And times are coarse: two saves
+    within a few milliseconds may get the same one.  So the stamp after a second save
+    could be that before the first one:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
         second save     inode 7, 12:00:00.004, 90 bytes     the stamp of the first line
 
-    Another process, which compares nothing but stamps, would not notice these saves.
-    So each save sets a later time than that of the file before it, if only by 1 ns (a
-    billionth of a second).
+    Another process, which compares nothing but stamps, would not notice these saves,
+    and go on serving the old posts.  So each save sets a later time than that of the
+    file before it, if only by 1 ns (a billionth of a second).
     """
     later = max(time.time_ns(), old.st_mtime_ns + 1)
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
@@ -1444,18 +1471,19 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
 #
 #     thread A  |=== saves A ===|
 #     thread B      waits ......|=== saves B and C ===|
-#     thread C         waits .........................| finds that C is saved
+#     thread C         waits .........................| finds that C is finished
 #
 # Writes wait in a queue.  The same again, as a table:
 #
-#                                                                queue      saved
+#                                                                queue      finished
 #     A has the lock, and saves its write                        []
 #     B and C add their writes to the queue, wait for the lock   [B, C]
 #     A unlocks                                                  [B, C]     A
 #     B gets the lock, finds its write in the queue, takes all   []         A
 #     B saves this batch, and unlocks                            []         A, B, C
 #     C gets the lock, does not find its write in the queue      []         A, B, C
-#     So C knows that it is saved
+#
+# So C knows that its write is finished: saved, or failed.
 
 
 class Write:
@@ -1467,11 +1495,17 @@ class Write:
         write = Write(Draft.change, (1, {"title": "New"}))
         write.method(draft, *write.args)     # calls draft.change(1, {"title": "New"})
 
-    *args passes each item of a tuple as an argument.  The outcome is one of these:
+    *args passes each item of a tuple as an argument.  The thread that calls the method
+    may be that of another request, which has its own request and g.
 
-        saved is True       the write is saved, and post is its result
-        error is not None   the write has failed by itself (404, ...), or the save has
-        neither             the save was cut short, for example by a bug
+    The outcome of a write is one of these:
+
+                            what has happened                  what the client gets
+        saved is True       the write is saved                 the post
+        error is not None   the write has failed by itself,    its error (404, ...)
+                            or the save has                    503
+        neither             the save was cut short,            503
+                            for example by a bug
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
     unsaved write is never mistaken for a saved one.
@@ -1530,10 +1564,7 @@ def fail_writes(writes: list[Write], message: str) -> None:
 # Readers do not wait.  They compare the stamp of the file with that of the latest
 # snapshot in memory, and parse the file again only if it has changed.  A reader that
 # has begun with an older snapshot keeps that until it has finished; nobody changes a
-# snapshot.  For example, if post 1 is changed:
-#
-#     _latest before    Posts({1: Post(1, "Hello", "World"), 2: Post(2, "Again", "")})
-#     _latest after     Posts({1: Post(1, "New", "World"), 2: the same object})
+# snapshot.
 #
 # This is what happens inside find(1):
 #
@@ -1627,9 +1658,9 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # If another thread has replaced it in the meantime, leave the newer posts
-        # there.  (Older posts would do no harm: with their stamp, they are not the
-        # latest, so the next call would parse the file once more.)
+        # If another thread has stored a snapshot while we parsed the file, that may be
+        # newer than ours, so leave it there.  (This only saves time.  If an older one
+        # is stored, the next call notices its stamp, and parses the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1637,25 +1668,25 @@ class PostStore:
     def _commit(self, method: Callable[..., Post], *args: Any) -> Post:
         """Call a method of Draft, save the draft, and return the post.
 
-        *args collects the arguments for the method in a tuple.
-
-        a. Queue a write.  (Several threads may append to a list at the same time.)
-        b. Wait for the lock, which lets one thread at a time into the with block.  Each
-           saves the writes of all, so ours may be saved while we wait.
-        c. If the write is still in the queue, take all that are in it, and save them.
-           If it is not, it is finished: only a thread with the lock takes writes, and
-           it keeps the lock until it has saved them.
-        d. Look at the result.
+        *args collects the arguments for the method in a tuple.  Without the queue, the
+        with block would only be: self._save_or_fail([write]).  With it, the thread that
+        has the lock also saves the writes of those that wait for the lock.
         """
         write = Write(method, args)
-        self._waiting.append(write)  # a
-        with self._save_lock:  # b
-            if write in self._waiting:  # c
+        # append() needs no lock: for Python, it is a single step.
+        self._waiting.append(write)
+        # One thread at a time gets past the next line; the others wait there.
+        with self._save_lock:
+            # A write stays in the queue until a thread that has the lock takes it out.
+            # That thread keeps the lock until the write is finished: saved, or failed.
+            # So ours is either still in the queue, or finished.
+            if write in self._waiting:
                 batch = list(self._waiting)
-                # Others only append to the queue, so its first items are still these.
+                # Take these out.  (More may have been appended since; they stay.)
                 del self._waiting[: len(batch)]
                 self._save_or_fail(batch)
-        if write.error is not None:  # d
+        # Now it is finished, by this thread or by another one.
+        if write.error is not None:
             raise write.error
         if not write.saved:  # the thread that took it had another exception
             raise StoreError(f"{self.path}: it is unknown whether the post was saved")
