@@ -43,8 +43,7 @@ This is the second request, and its response (curl -v shows them in full):
 The fields of a post can be sent as JSON, as an HTML form (like those of the first
 request), or in the query string, the part of a URL after "?": /posts/4?title=New.
 
-The module has four parts.  You can stop reading after any of them, or begin with the
-second, at get_post():
+The module has four parts.  You can stop reading after any of them:
 
     1. Posts        the settings, the class Post, and the rules for what clients send
     2. Routes       one function for each method and path
@@ -136,9 +135,11 @@ class StoreError(Exception):
     """The posts cannot be read or saved.  The message says which file and why."""
 
 
-# The server handles several requests at once, each in a thread of its own.  Threads
-# share the variables of the program.  A server may also run the whole program several
-# times, as processes, which share nothing but the file.
+# The server handles several requests at once, each in a thread of its own.  Several
+# threads may be in the same function at the same time.  Each has its own local
+# variables; what is global, and every object that a global variable leads to, they
+# share.  A server may also run the whole program several times, as processes, which
+# share nothing but the file.
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ class Post:
     """A post, such as Post(1, "Hello", "World").
 
     @dataclass writes __init__() and == for the fields below.  A post is frozen: its
-    fields cannot be reassigned, so threads can share it, and what is computed from them
-    and cached beside them stays valid.  To change a post, replace it with a new one.
+    fields cannot be reassigned, so threads can share it.  To change a post, replace it
+    with a new one.
 
     To add a field, add one line after content.  The field must be a str with a default,
     which is used for posts that were saved before the field existed:
@@ -161,11 +162,14 @@ class Post:
     title: str
     content: str
 
-    @cached_property  # computed on first access, then cached
+    # Computed on first access, then kept beside the fields.  It stays valid, since they
+    # are frozen.
+    @cached_property
     def as_dict(self) -> MappingProxyType[str, Any]:
         """The values by name: {"id": 1, "title": "Hello", "content": "World"}.
 
-        It is read as post.as_dict, without ().  A MappingProxyType is a read-only dict.
+        It is read as post.as_dict, without ().  A MappingProxyType is a read-only dict,
+        so that nobody changes what all threads share.
         getattr(post, "title") is post.title.  FIELDS is defined below this class.
         """
         return MappingProxyType({name: getattr(self, name) for name in FIELDS})
@@ -236,7 +240,8 @@ def check_rules(texts: dict[str, str]) -> None:
     posts unreadable, nor to the defaults of fields that are not sent.  (But a client
     that sends back a whole post sends its old values and defaults, too.)
 
-    (For a rule that needs the whole post, or other posts, see class Draft in part 4.)
+    (For a rule that needs the whole post, or other posts, see "A rule or a method of
+    your own" in part 4.)
     """
     if "title" in texts and not texts["title"].strip():
         raise BadPost("title must not be blank")
@@ -320,11 +325,11 @@ def make_post(values: dict[str, Any]) -> Post:
 #     read_texts()        the fields that the request sends, such as {"title": "New"}
 #     read_texts(1)       the same for post 1: if an id is sent as well, it must be 1
 #     read_query()        what the query string of a list asks for
+#     read_login()        the user's name and password
 #     read_if_match()     which version of the post is to be changed
 #     add_etag(...)       adds the ETag to a response; makes it a 304 if the client has
 #                         this version already (see below)
 #
-#     read_body()         the values in the body of the request
 #     abort(400, "...")   ends the request with this status code and message
 #
 # The status codes of the responses:
@@ -383,14 +388,15 @@ def get_all():
 
     read_query() returns what the query string asks for, and select() returns
 
-        posts    an object (of the class Posts, part 4) for the selected posts, with two
-                 attributes that are used here: json_array and etag
-        total    how many posts match, on all pages together: the X-Total-Count header
+        posts    the selected posts, as an object that has
+                     posts.json_array    their JSON, as bytes: b'[{"id": 1, ...}, ...]'
+                     posts.etag          the ETag of this list
+        total    how many posts match, on all pages together; it is sent in the header
+                 X-Total-Count, so that a client can show "page 2 of 7"
 
-    posts.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  The
-    JSON of all posts is kept until the file changes, while jsonify() would make it
-    again for each request.  Response() makes a response of these bytes, and mimetype
-    says that they are JSON.  (jsonify() returns a Response, too.)
+    Response() makes a response of bytes, and mimetype says in its Content-Type header
+    that they are JSON.  jsonify() would make the JSON of all posts again for each
+    request, while json_array is kept until the file changes.
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -475,14 +481,14 @@ NO_PASSWORD_HASH = "scrypt:32768:8:1$salt$no password has this hash"
 
 
 def token_serializer() -> URLSafeTimedSerializer:
-    """Return a serializer, an object that turns a value into a signed text, and back.
+    """Return a serializer, which turns a value into a signed text, and back.
 
     dumps() puts the user's name and the time in the text and signs it: it adds a code
     that can be computed only with SECRET_KEY, which only the server knows.  loads()
     undoes that, or raises BadData if the code is wrong or the text is too old.  What is
-    called salt here is not that of a password hash, but a fixed name.  It keeps these
-    texts apart from others that are signed with the same key, such as the sessions of
-    another Flask application.
+    called salt here is not that of a password hash, but a fixed name.  It is mixed into
+    the key, so that texts which were signed with the same key for another purpose are
+    not valid here.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -495,16 +501,11 @@ def login():
     stateless: it keeps no such record.  The client keeps the token, and sends it with
     each write ("Bearer" as in "the bearer of this token is Ann").
 
-    Anyone can read a token, but only those who have the key can make one, and any
-    process that has it can verify one.  A token is valid for TOKEN_MAX_AGE seconds,
-    even if the password is changed in the meantime.
+    Anyone can read a token, but only a server that has the key can make one, and all
+    servers that have it accept the token.  It is valid for TOKEN_MAX_AGE seconds, even
+    if the password is changed in the meantime.
     """
-    values = read_body()
-    user, password = values.get("user"), values.get("password")
-    if not isinstance(user, str) or not isinstance(password, str):
-        abort(401, "user and password are required and must be strings")
-    # Reject a password that cannot be encoded as UTF-8, with a 400.
-    check_text("password", password)
+    user, password = read_login()
     # For an unknown user, get() returns the hash that matches no password.
     password_hash = app.config["USERS"].get(user, NO_PASSWORD_HASH)
     if not check_password_hash(password_hash, password):
@@ -545,9 +546,10 @@ def list_routes():
 #     PATCH /posts/1, with the body {"title": "New"}
 #        |
 #     step                   errors           what it does
+#     Flask itself                            looks for the view
 #     load_user()                             sets g.user, the name in the token
 #     check_write()          401, 403         requires a token, and a trusted web page
-#     Flask itself           400, 404, 405    untrusted host, unknown URL, wrong method
+#     Flask itself           400, 404, 405    found no view for this host, URL, method
 #     update_some(1)         400              the view, which calls the next four
 #        read_texts(1)       400, 413, 415    returns {"title": "New"}
 #        read_if_match()                      returns None, as there is no If-Match
@@ -590,8 +592,8 @@ def read_args() -> MultiDict[str, str]:
     """Return the query string as a MultiDict, which maps each name to a list of values.
 
     "title=A%26B&title=C" maps title to ["A&B", "C"].  "%" and two hex digits, an
-    escape, stand for one byte: %26 for "&".  Werkzeug would silently alter bytes that
-    are not UTF-8, so they are checked first.
+    escape, stand for one byte: %26 for "&".  Werkzeug would silently turn bytes that
+    are not UTF-8 into other characters, so they are checked first.
     """
     check_escaped(request.query_string)
     return request.args
@@ -608,11 +610,22 @@ def read_single_values(values: MultiDict[str, str]) -> dict[str, Any]:
     return values.to_dict()
 
 
+def read_login() -> tuple[str, str]:
+    """Return the name and the password that a request to /login sends."""
+    values = read_body()
+    user, password = values.get("user"), values.get("password")
+    if not isinstance(user, str) or not isinstance(password, str):
+        abort(401, "user and password are required and must be strings")
+    # check_password_hash() cannot encode half a character; this responds with a 400.
+    check_text("password", password)
+    return user, password
+
+
 def read_body() -> dict[str, Any]:
     """Return the values in the request body, by name.
 
-    The Content-Type header says what the body is.  request.mimetype is its
-    value without additions such as "; charset=utf-8".
+    The Content-Type header says what the body is.  request.mimetype is its value
+    without additions such as "; charset=utf-8".
 
         application/json, or ...+json        a JSON object     {"title": "New"}
         application/x-www-form-urlencoded    an HTML form      title=New&content=A%26B
@@ -620,10 +633,6 @@ def read_body() -> dict[str, Any]:
                                              has some lines of its own
         (no body)                            nothing, {}
         anything else                        415 Unsupported Media Type
-
-    As in read_args(), the bytes are checked before Werkzeug decodes them.
-    get_data() must come before request.form: a body can be read only once, and
-    get_data() keeps a copy, from which request.form can be read.
     """
     data = request.get_data()
     check_length(data)
@@ -631,17 +640,30 @@ def read_body() -> dict[str, Any]:
         return {}
     if request.is_json:  # according to its Content-Type
         return parse_json(data)
-    if request.mimetype == "application/x-www-form-urlencoded":
-        if data.lstrip().startswith((b"{", b"[")):
-            # The most common mistake: curl -d '{"title": "New"}' labels JSON as a form.
-            abort(415, "to send JSON, add the header Content-Type: application/json")
-        check_escaped(data)
-    elif request.mimetype == "multipart/form-data":
+    forms = ("application/x-www-form-urlencoded", "multipart/form-data")
+    if request.mimetype in forms:
+        return read_form(data)
+    abort(415, "send a form, or JSON with Content-Type: application/json")
+
+
+def read_form(data: bytes) -> dict[str, Any]:
+    """Return the values in an HTML form, by name.
+
+    Werkzeug decodes the bytes, as request.form.  As in read_args(), they are checked
+    before.  (A body can be read only once.  request.get_data(), which was called first,
+    has kept a copy for request.form.)
+    """
+    if request.mimetype == "multipart/form-data":
         if request.files:
             abort(415, "send the form without files")
         check_utf8(data)  # in this type of form, there are no escapes
-    if not request.form:  # it is empty for any other type, and for a broken form
-        abort(415, "send a form, or JSON with Content-Type: application/json")
+    else:
+        # The most common mistake: curl -d '{"title": "New"}' labels JSON as a form.
+        if data.lstrip().startswith((b"{", b"[")):  # with one of the two
+            abort(415, "to send JSON, add the header Content-Type: application/json")
+        check_escaped(data)
+    if not request.form:
+        abort(400, "the form is empty or broken")
     return read_single_values(request.form)
 
 
@@ -654,9 +676,10 @@ def check_length(data: bytes) -> None:
         announced    arrived
         20           20         right
         20           7          400, since the connection was lost
-        2000                    413, too large, raised by get_data()
+        2000         (unread)   413, too large, raised by get_data()
         (chunks)     20         right
-        (chunks)     1000       413, since Werkzeug silently drops what is beyond
+        (chunks)     1000       413: there may have been more, as Werkzeug silently
+                                drops what is beyond the limit
     """
     if request.content_length is None:  # chunked, or no body
         if len(data) >= app.config["MAX_CONTENT_LENGTH"]:
@@ -682,10 +705,11 @@ def check_escaped(data: bytes) -> None:
         C3 B6      right        C3     wrong (1)        C3 %B6    wrong (1)
         %C3%B6     right        %C3    wrong (2)        %C3 B6    wrong (1)
 
-    unquote_to_bytes() replaces each escape by its byte.
+    There are two checks: (1) of the bytes as they are sent, and (2) of what they are
+    after unquote_to_bytes() has replaced each escape by its byte.
     """
-    check_utf8(data)  # (1): a C3 or B6 stands alone
-    check_utf8(unquote_to_bytes(data))  # (2): the byte of a %C3 or %B6 stands alone
+    check_utf8(data)  # (1)
+    check_utf8(unquote_to_bytes(data))  # (2)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -698,7 +722,7 @@ def parse_json(data: bytes) -> dict[str, Any]:
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = json.loads(data.decode(), object_pairs_hook=make_object)
-    except UnicodeDecodeError as error:  # from decode()
+    except UnicodeDecodeError as error:  # from decode(); it is a ValueError, too
         # error.start is the index of the first wrong byte.
         line = data[: error.start].count(b"\n") + 1
         raise BadPost(f"line {line} is not UTF-8: {error}") from error
@@ -763,138 +787,6 @@ def add_etag(response, etag):
     return response
 
 
-# Lists.  You can skip this section, and continue with "Who may write".
-
-Search = tuple[list[str], list[str]]  # names of fields, and texts
-
-
-@dataclass
-class Query:
-    """What a request for a list asks for.  The store evaluates it.
-
-    The query string ?title=A&title=B&q=x&_sort=title&_order=desc&_page=2 becomes
-
-        filters     {"title": {"A", "B"}}            the title is A or B
-        searches    [(["title", "content"], ["x"])]  pairs of names and texts: one of
-                                                     these fields contains x
-        sort        "title"
-        descending  True
-        start, end  10, 20                           as in a slice: found[10:20]
-
-    A post must pass all filters and searches.  For each, one of the texts is enough.
-    (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
-    which all of them would share.)
-    """
-
-    filters: dict[str, set] = field(default_factory=dict)
-    searches: list[Search] = field(default_factory=list)
-    sort: str | None = None
-    descending: bool = False
-    start: int = 0
-    end: int = MAX_ID  # stands for "no limit"
-
-
-# The fields that a parameter searches: {"q": ["title", "content"], "title_like": ...}
-SEARCHES = {"q": TEXT_FIELDS} | {f"{name}_like": [name] for name in TEXT_FIELDS}
-NUMBERS = ["_start", "_end", "_limit", "_page"]
-# All parameters.  (The star inserts the items of a list, or the keys of a dict.)
-PARAMETERS = [*FIELDS, *SEARCHES, "_sort", "_order", *NUMBERS]
-
-
-def read_query() -> Query:
-    """Return what the query string asks for; abort if it is invalid.
-
-    The loop reads what may be given more than once, and rejects what is unknown or must
-    not be repeated.  The last lines read the rest: _sort and _order, and the numbers.
-    """
-    query = Query()
-    if not request.query_string:
-        return query
-    args = read_args()
-    for name, values in args.lists():
-        if name == "id":
-            query.filters["id"] = {read_number(name, value) for value in values}
-        elif name in TEXT_FIELDS:
-            query.filters[name] = set(values)
-        elif name in SEARCHES:
-            query.searches.append((SEARCHES[name], values))
-        elif name not in PARAMETERS:
-            known = ", ".join(PARAMETERS)
-            abort(400, f"unknown query parameter: {name} (the known ones are {known})")
-        elif len(values) > 1:
-            abort(400, f"{name} is given more than once")
-    query.sort, query.descending = read_order(args)
-    query.start, query.end = read_slice(args)
-    return query
-
-
-def read_order(args: MultiDict[str, str]) -> tuple[str | None, bool]:
-    """Return the field to sort by, if any, and whether the order is descending."""
-    sort = args.get("_sort")
-    if sort is not None and sort not in FIELDS:
-        abort(400, f"_sort must be one of {', '.join(FIELDS)}, not {sort}")
-    order = args.get("_order", "asc").lower()
-    if order not in ("asc", "desc"):
-        abort(400, f"_order must be asc or desc, not {order}")
-    return sort, order == "desc"
-
-
-def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
-    """Return the start and the end of the slice that the parameters describe.
-
-    _page=2              10, 20    a page has ten posts, unless _limit says otherwise
-    _limit=3             0, 3      without a _page, it is page 1
-    _start=5&_limit=3    5, 8      _start overrides _page
-    _start=5&_end=7      5, 7      _end overrides _limit
-
-    The results are at most MAX_ID, since a store that keeps the posts in a database
-    (see get_store) could not use larger ones.
-    """
-    numbers = {name: read_number(name, args[name]) for name in NUMBERS if name in args}
-    page = numbers.get("_page", 1)
-    default = 10 if "_page" in numbers else MAX_ID
-    limit = numbers.get("_limit", default)
-    start = numbers.get("_start", (page - 1) * limit)
-    end = numbers.get("_end", start + limit)
-    start = min(start, MAX_ID)
-    end = min(end, MAX_ID)
-    return start, max(start, end)
-
-
-def read_number(name: str, text: str) -> int:
-    """Return the whole number that a query parameter holds; abort if it holds none.
-
-    isdecimal() alone would also be true of digits of other scripts, such as "٣".  A
-    number of up to 18 digits is not too large for a database, either.
-    """
-    least = 1 if name == "_page" else 0
-    is_number = text.isascii() and text.isdecimal() and len(text) <= 18
-    if not is_number or int(text) < least:
-        abort(400, f"{name} must be an integer from {least} up, of at most 18 digits")
-    return int(text)
-
-
-def matches(post: Post, query: Query) -> bool:
-    """Return whether a post passes all filters and searches of a query."""
-    for name, wanted in query.filters.items():
-        if getattr(post, name) not in wanted:
-            return False
-    for names, texts in query.searches:
-        if not contains_any(post, names, texts):
-            return False
-    return True
-
-
-def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
-    """Return whether one of these fields contains one of the texts, ignoring case."""
-    for name in names:
-        value = getattr(post, name).lower()
-        for text in texts:
-            if text.lower() in value:
-                return True
-    return False
-
-
 # Who may write.  Any page that you visit can make your browser send requests to this
 # server.  There are two attacks of this kind, and two headers against them, which the
 # browser adds and the page cannot change:
@@ -946,8 +838,7 @@ def check_write():
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return  # these methods change nothing
     if request.routing_exception is not None:
-        # Flask has found no view for this host, path and method.  It calls this
-        # function all the same, and raises the error (400, 404 or 405) next.  A 401
+        # Flask has found no view, and raises this error (400, 404 or 405) next.  A 401
         # would hide it.
         return
     if request.origin is not None and not is_origin_trusted():
@@ -963,8 +854,9 @@ def add_cors_headers(response):
     check_write() decides who may write, and the headers added here decide who may read.
     An origin is a scheme, a host and a port: http://localhost:3000.  A browser hides a
     response from a page of another origin, unless the response allows that origin.
-    This is called CORS, cross-origin resource sharing.  Before most writes, the browser
-    asks whether they are allowed, with a preflight request, to which Flask responds:
+    This is called CORS, cross-origin resource sharing.  Before a request that no plain
+    form could send, such as a PATCH, the browser asks whether it is allowed, with a
+    preflight request, to which Flask responds:
 
         OPTIONS /posts/1    Origin: http://localhost:3000
         200                 Access-Control-Allow-Origin: http://localhost:3000
@@ -975,8 +867,8 @@ def add_cors_headers(response):
     """
     headers = response.headers
     # A cache keeps responses, to use them again.  Vary tells it on which headers of the
-    # request a response depends, or it would give one page the response to another one.
-    # A view may have set it; if not, getlist() returns [].
+    # request a response depends.  Otherwise, it could give a page a response that only
+    # allows another origin.  A view may have set Vary; if not, getlist() returns [].
     vary = headers.getlist("Vary") + ["Origin"]
     headers["Vary"] = ", ".join(vary)
     if request.origin is not None and is_origin_trusted():
@@ -1010,9 +902,10 @@ def is_origin_trusted() -> bool:
 def handle_http_error(error):
     """Return an error raised by abort() or Flask as JSON, not as HTML.
 
-    get_response() adds the headers of the error, such as Allow (the methods of the URL)
-    for 405.  Only the body of jsonify()'s response is used.  WWW-Authenticate tells the
-    client how to authenticate: with a bearer token.
+    get_response() returns the response that Flask would send, with the headers that
+    belong to the error, such as Allow (the methods of the URL) for 405.  Only its body
+    is replaced.  WWW-Authenticate tells the client how to authenticate: with a bearer
+    token.
     """
     response = error.get_response()
     response.data = jsonify(error=error.description).data
@@ -1035,9 +928,150 @@ def handle_store_error(error):
     return jsonify(error=str(error)), 503
 
 
+# Lists: how their query string is read and applied.  You can skip this section, and
+# continue with part 4.
+
+Search = tuple[list[str], list[str]]  # names of fields, and texts
+
+
+@dataclass
+class Query:
+    """What a request for a list asks for.  The store evaluates it.
+
+    The query string ?title=A&title=B&q=x&_sort=title&_order=desc&_page=2 becomes
+
+        filters     {"title": {"A", "B"}}            the title is A or B
+        searches    [(["title", "content"], ["x"])]  pairs of names and texts: one of
+                                                     these fields contains x
+        sort        "title"
+        descending  True
+        start, end  10, 20                           as in a slice: found[10:20]
+
+    A post must pass all filters and searches.  For each, one of the texts is enough.
+    (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
+    which all of them would share.)
+    """
+
+    filters: dict[str, set] = field(default_factory=dict)
+    searches: list[Search] = field(default_factory=list)
+    sort: str | None = None
+    descending: bool = False
+    start: int = 0
+    end: int = MAX_ID  # stands for "no limit"
+
+
+# The fields that a parameter searches: {"q": ["title", "content"], "title_like": ...}
+SEARCHES = {"q": TEXT_FIELDS} | {f"{name}_like": [name] for name in TEXT_FIELDS}
+NUMBERS = ["_start", "_end", "_limit", "_page"]
+# All parameters.  (The star inserts the items of a list, or the keys of a dict.)
+PARAMETERS = [*FIELDS, *SEARCHES, "_sort", "_order", *NUMBERS]
+
+
+def read_query() -> Query:
+    """Return what the query string asks for; abort if it is invalid.
+
+    The loop reads what may be given more than once, and rejects what is unknown or must
+    not be repeated.  It passes over _sort, _order and the numbers, which are read below
+    it.
+    """
+    query = Query()
+    if not request.query_string:
+        return query
+    args = read_args()
+    for name, values in args.lists():
+        if name == "id":
+            query.filters["id"] = {read_number(name, value) for value in values}
+        elif name in TEXT_FIELDS:
+            query.filters[name] = set(values)
+        elif name in SEARCHES:
+            query.searches.append((SEARCHES[name], values))
+        elif name not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            abort(400, f"unknown query parameter: {name} (the known ones are {known})")
+        elif len(values) > 1:
+            abort(400, f"{name} is given more than once")
+    query.sort, query.descending = read_order(args)
+    query.start, query.end = read_slice(args)
+    return query
+
+
+def read_order(args: MultiDict[str, str]) -> tuple[str | None, bool]:
+    """Return the field to sort by, if any, and whether the order is descending."""
+    sort = args.get("_sort")
+    if sort is not None and sort not in FIELDS:
+        abort(400, f"_sort must be one of {', '.join(FIELDS)}, not {sort}")
+    order = args.get("_order", "asc").lower()
+    if order not in ("asc", "desc"):
+        abort(400, f"_order must be asc or desc, not {order}")
+    return sort, order == "desc"
+
+
+def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
+    """Return the start and the end of the slice that the parameters describe.
+
+    _page=2              10, 20    a page has ten posts, unless _limit says otherwise
+    _limit=3             0, 3      without a _page, it is page 1
+    _start=5&_limit=3    5, 8      _start overrides _page
+    _start=5&_end=7      5, 7      _end overrides _limit
+
+    The results are at most MAX_ID, since a store that keeps the posts in a database
+    (see get_store) could not use larger ones.
+    """
+    numbers = {name: read_number(name, args[name]) for name in NUMBERS if name in args}
+    page = numbers.get("_page", 1)
+    default_limit = 10 if "_page" in numbers else MAX_ID
+    limit = numbers.get("_limit", default_limit)
+    start = numbers.get("_start", (page - 1) * limit)
+    end = numbers.get("_end", start + limit)
+    start = min(start, MAX_ID)
+    end = min(end, MAX_ID)
+    return start, max(start, end)
+
+
+def read_number(name: str, text: str) -> int:
+    """Return the whole number that a query parameter holds; abort if it holds none.
+
+    isdecimal() alone would also be true of digits of other scripts, such as "٣".  A
+    number of up to 18 digits is not too large for a database, either.
+    """
+    least = 1 if name == "_page" else 0
+    is_number = text.isascii() and text.isdecimal() and len(text) <= 18
+    if not is_number or int(text) < least:
+        abort(400, f"{name} must be an integer from {least} up, of at most 18 digits")
+    return int(text)
+
+
+def matches(post: Post, query: Query) -> bool:
+    """Return whether a post passes all filters and searches of a query."""
+    for name, wanted in query.filters.items():
+        if getattr(post, name) not in wanted:
+            return False
+    for names, texts in query.searches:
+        if not contains_any(post, names, texts):
+            return False
+    return True
+
+
+def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
+    """Return whether one of these fields contains one of the texts, ignoring case."""
+    for name in names:
+        value = getattr(post, name).lower()
+        for text in texts:
+            if text.lower() in value:
+                return True
+    return False
+
+
 # --- Part 4: the store ----------------------------------------------------------------
 #
-# What if two programs write to the file at once?
+# In the simplest case, this is how a post is changed:
+#
+#     text = Path("data/posts.json").read_text()
+#     document = json.loads(text)
+#     document["posts"][0]["title"] = "New"
+#     Path("data/posts.json").write_text(json.dumps(document))
+#
+# But what if two programs do so at once?
 #
 #     A reads posts 1, 2    B reads posts 1, 2    A saves 1, 2, 3    B saves 1, 2, 3
 #
@@ -1073,10 +1107,25 @@ def handle_store_error(error):
 #     snapshot   the posts as they are in one version of the file (class Posts)
 #     stamp      what tells two versions of the file apart (read_stamp)
 #     draft      a copy of a snapshot, to be changed and saved (class Draft)
+#     write      a change that waits to be saved (class Write)
+#     batch      writes that are saved together
 #     lock       what only one can have at a time, while the others wait for it
 #     sync       to wait until the bytes are on the disk
 #     path       the name of a file or a folder as an object of the class Path:
 #                path.name is its last part, path.parent the folder that it is in
+#
+# The objects of one process, while post 1 is changed.  Post 2 is the same object twice:
+#
+#     get_store()         the PostStore
+#        ._save_lock      which one thread at a time can have
+#        ._waiting        [Write, Write], a queue of changes
+#        ._latest         a Posts, the snapshot that all readers use
+#           .stamp        that of the file
+#           .next_id      3
+#           .by_id        {1: Post(1, "Hello", "World"), 2: Post(2, "Again", "")}
+#     the Draft
+#        .next_id         3
+#        ._by_id          {1: Post(1, "New", "World"),   2: Post(2, "Again", "")}
 #
 # A name that begins with "_" is used only inside its class.  The pieces come first; the
 # class PostStore, which the views use, puts them together at the end.
@@ -1128,7 +1177,7 @@ class Posts:
 
     @cached_property
     def lines(self) -> dict[int, bytes]:
-        """The lines of the posts, by id."""
+        """The lines of the posts, by id, so that a draft can replace one of them."""
         return {post.id: post.json_line for post in self.by_id.values()}
 
     @cached_property
@@ -1151,23 +1200,13 @@ class Draft:
     """A copy of a snapshot, which one thread changes and then saves.
 
     The copy has its own dicts, but the posts in them are the same objects.  To change a
-    post, a new one is put in its place, so the snapshot stays as it is:
+    post, a new one is put in its place, so the snapshot stays as it is.
 
-        snapshot               {1: Post(1, "Hello", "World"), 2: Post(2, "Again", "")}
-        draft after change()   {1: Post(1, "New", "World"),   2: the same object}
+    The lines of the posts are copied, too, so that a save has to encode only what has
+    changed.  To keep both in step, change them only with _put() and remove().
 
-    The lines of the posts are copied, too.  To keep both in step, change them only with
-    _put() and remove().
-
-    A rule for several fields of a post belongs in _put(), which has all its values.
-    One that depends on other posts belongs in add() and change(); these posts are in
-    self._by_id.  If you add a rule or a method:
-
-    - Validate first and change the draft last, so that a method that raises an
-      exception leaves the draft unchanged.
-    - Do not use request or g.  Another thread may call the method, whose request is
-      that of another client (see class Write).
-    - Do not call the store, which is locked, and would wait for itself.
+    Each method validates first and changes the draft last, so one that raises an
+    exception leaves the draft unchanged.
     """
 
     def __init__(self, posts: Posts) -> None:
@@ -1176,12 +1215,10 @@ class Draft:
         self.next_id = posts.next_id
 
     def snapshot(self) -> Posts:
-        """Return a snapshot with the changes; do not change the draft afterwards.
-
-        It gets the lines, too, since it takes long to collect those of many posts.
-        """
+        """Return a snapshot with the changes; do not change the draft afterwards."""
         posts = Posts(self._by_id, self.next_id)
-        # A cached_property keeps its value as an ordinary attribute, which can be set.
+        # Posts.lines would collect the lines again, which takes long for many posts.  A
+        # cached_property keeps its value as an ordinary attribute, which can be set.
         posts.lines = self._lines
         return posts
 
@@ -1197,7 +1234,10 @@ class Draft:
         return post
 
     def change(self, post_id: int, texts: Texts, if_match: Tags = None) -> Post:
-        """Change a post and return it; raise BadPost, or abort like find_post()."""
+        """Change a post and return it; raise BadPost, or abort like find_post().
+
+        | makes a new dict: that of the old post, with the texts instead of its own.
+        """
         old = find_post(self._by_id, post_id, if_match)
         return self._put(post_id, old.as_dict | texts)
 
@@ -1236,7 +1276,8 @@ def parse_file(data: bytes, known: Posts) -> Posts:
 
     known is the previous snapshot.  Posts that have not changed are taken from there:
     they have already been validated, and their lines and ETags computed.  If next_id
-    has been lowered by hand, it is raised again, so that no id is reused.
+    has been lowered by hand, it is raised again, to what it was before, or to one more
+    than the highest id in the file, so that no id is reused.
     """
     document = parse_json(data)
     next_id = document.get("next_id", 1)
@@ -1311,8 +1352,9 @@ def read_stamp(path: Path) -> Stamp | None:
     """
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        os.stat(path.parent)  # called only to raise an error if the folder is missing
+    except FileNotFoundError as error:
+        if not path.parent.is_dir():
+            raise OSError(f"there is no folder {path.parent}") from error
         return None
     if not S_ISREG(status.st_mode):
         raise OSError("it is not a regular file")
@@ -1330,15 +1372,15 @@ def lock_folder(folder: Path) -> Iterator[int]:
         3. the end of the block                      unlock, close
 
     The yielded value is that of the name after "as".  The lines under finally run even
-    if the block has raised an exception.  There are two of them because, if flock()
-    fails, there is nothing to unlock, but still a descriptor to close.  (Iterator[int]
-    is the type of a function that yields an int.)
+    if the block has raised an exception.  (Iterator[int] is the type of a function that
+    yields an int.)
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # If this fails, there is nothing to unlock.  So what follows has its own try.
         try:
-            yield descriptor  # the block runs here
+            yield descriptor  # pause here while the block runs
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
@@ -1373,7 +1415,8 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
 def open_private(path: str, flags: int) -> int:
     """Open a new file that only its owner may read and write, and return a descriptor.
 
-    open() calls this function with the path, and with its mode "xb" as a number, flags.
+    open() calls this function with the path and with flags, a number that stands for
+    its mode "xb" (write bytes to a new file).  They are only passed on.
     0o600 is an octal number (base 8), one digit each for what the owner, the group and
     all others may do.  6 means to read and write, 0 nothing.
     """
@@ -1426,15 +1469,22 @@ def sync_folder(descriptor: int | None, path: Path) -> None:
 def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     """Give a new file the owner, the group and the permissions of the old one.
 
-    Owner and group are numbers, uid and gid.  A new file belongs to whoever runs the
-    server.  If the old one belongs to Ann, and a group may read it, the same must be
-    true of the new one; otherwise the save fails.
+    For example, the old file belongs to ann, who may read and write it, and to the
+    group team, which may read it.  The server is run by bob.  This is what "ls -l"
+    shows:
+
+        the old file              -rw-r-----  ann  team
+        the new file at first     -rw-------  bob  bob
+        after fchown()            -rw-------  ann  team
+        after fchmod()            -rw-r-----  ann  team
+
+    If that is not possible, the save fails.  (Owner and group are stored as numbers,
+    uid and gid.)
 
     fchown() changes the owner and the group, if the system permits that (an ordinary
     account cannot give a file away), and fchmod() the permissions, which S_IMODE()
-    takes out of st_mode.  The f stands for file descriptor, which always means this
-    file.  chown(path) could hit another file, if somebody has put one there (or a link
-    to one) since this file was opened.
+    takes out of st_mode.  The f stands for file descriptor, which always means the file
+    that was opened, while a name may meanwhile have been given to another file.
     """
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
@@ -1464,28 +1514,36 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
 
 
-# Saving.  One change at a time could be saved as shown at the top of this part.  But
-# most of the time is spent waiting for the disk.  All writes (additions, changes and
-# removals) that arrive in the meantime can share the next save, which can double the
+# Saving.  One change at a time could be saved as shown at the top of this part, by one
+# thread at a time: lock, save, unlock.  But a save mostly waits for the disk, and all
+# other threads would have to wait for their turn.
+#
+# Instead, each thread puts its write (an addition, a change or a removal) in a queue.
+# Then it waits for the lock.  The thread that gets the lock saves all writes that are
+# in the queue, those of other threads as well, as one batch.  This can double the
 # number of writes per second:
 #
 #     thread A  |=== saves A ===|
 #     thread B      waits ......|=== saves B and C ===|
 #     thread C         waits .........................| finds that C is finished
 #
-# Writes wait in a queue.  The same again, as a table:
+# The same again, step by step:
 #
-#                                                                queue      finished
-#     A has the lock, and saves its write                        []
-#     B and C add their writes to the queue, wait for the lock   [B, C]
-#     A unlocks                                                  [B, C]     A
-#     B gets the lock, finds its write in the queue, takes all   []         A
-#     B saves this batch, and unlocks                            []         A, B, C
-#     C gets the lock, does not find its write in the queue      []         A, B, C
-#
-# So C knows that its write is finished: saved, or failed.
+#     thread B                        thread C                      queue
+#     queues its write                                              [B]
+#     waits for the lock              queues its write              [B, C]
+#                                     waits for the lock
+#     gets the lock from A
+#     its write is not finished
+#     takes both from the queue                                     []
+#     saves both
+#     now, both are finished
+#     unlocks                         gets the lock
+#     returns its post                its write is finished
+#                                     unlocks, returns its post
 
 
+@dataclass
 class Write:
     """A write that waits to be saved: a method of Draft, its arguments, its outcome.
 
@@ -1498,30 +1556,36 @@ class Write:
     *args passes each item of a tuple as an argument.  The thread that calls the method
     may be that of another request, which has its own request and g.
 
-    The outcome of a write is one of these:
+    The outcome is one of these:
 
-                            what has happened                  what the client gets
-        saved is True       the write is saved                 the post
-        error is not None   the write has failed by itself,    its error (404, ...)
-                            or the save has                    503
-        neither             the save was cut short,            503
-                            for example by a bug
+        saved is True       the write is saved
+        error is not None   it has failed by itself (404, ...), or the save has
+        neither             the thread that has tried to save it was stopped, by a bug
+                            or from outside
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
     unsaved write is never mistaken for a saved one.
 
     (The type Callable[..., Post] means any function that returns a Post.)
-
-    This is not a dataclass, which would be equal (==) to another one with equal fields:
-    "in" compares with ==, and _commit() looks for this very object.
     """
 
-    def __init__(self, method: Callable[..., Post], args: tuple) -> None:
-        self.method = method
-        self.args = args
-        self.post: Any = None
-        self.error: Exception | None = None
-        self.saved = False
+    method: Callable[..., Post]
+    args: tuple
+    post: Any = None  # what the method has returned
+    error: Exception | None = None
+    saved: bool = False
+    finished: bool = False
+
+    def result(self, path: Path) -> Post:
+        """Return the post if the write is saved; otherwise raise an error.
+
+        path is that of the file.  It appears in one of the errors.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.saved:
+            raise StoreError(f"{path}: it is unknown whether the post was saved")
+        return self.post
 
 
 def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
@@ -1553,13 +1617,18 @@ def fail_writes(writes: list[Write], message: str) -> None:
             write.error = StoreError(message)
 
 
-# Who holds what, for example in a server of two processes:
+# A rule or a method of your own in class Draft.  A rule for several fields of a post
+# belongs in _put(), which has all its values.  One that depends on other posts belongs
+# in add() and change(), which find these in self._by_id.  Please note:
 #
-#     process 1    threads --> PostStore:  _latest (a snapshot)    --+
-#                              _waiting (a queue), _save_lock        |
-#                                                                    +-- the lock -- the
-#     process 2    threads --> PostStore:  its own _latest,          |   of the     JSON
-#                              _waiting and _save_lock             --+   folder     file
+#     - Validate first and change the draft last.  Otherwise, a change that was made
+#       before an exception would be saved with the next write of the batch.
+#     - Do not use request or g.  They may be those of another request (see Write).
+#     - Do not add, change or remove posts of the store: it would wait for itself.
+
+
+# How it all works together.  Each process has its own PostStore.  Common to all are the
+# file and the lock of its folder.
 #
 # Readers do not wait.  They compare the stamp of the file with that of the latest
 # snapshot in memory, and parse the file again only if it has changed.  A reader that
@@ -1578,7 +1647,7 @@ def fail_writes(writes: list[Write], message: str) -> None:
 # it early:
 #
 #     _commit()                queues a Write, waits for _save_lock, then calls
-#        _save_or_fail()       catches errors and stores them in the writes
+#        _save_waiting()       takes the queue; stores errors in the writes
 #           _save()
 #              lock_folder()   step 1: waits for other processes
 #              read()          reads Post(1, "Hello", "World")                 503
@@ -1618,6 +1687,7 @@ class PostStore:
             # attrgetter("title") is a function that returns the title of a post.
             found.sort(key=attrgetter(query.sort), reverse=query.descending)
         selected = found[query.start : query.end]
+        # A dict keeps the order in which its items are inserted.
         return Posts({post.id: post for post in selected}), len(found)
 
     def add(self, texts: Texts) -> Post:
@@ -1668,42 +1738,37 @@ class PostStore:
     def _commit(self, method: Callable[..., Post], *args: Any) -> Post:
         """Call a method of Draft, save the draft, and return the post.
 
-        *args collects the arguments for the method in a tuple.  Without the queue, the
-        with block would only be: self._save_or_fail([write]).  With it, the thread that
-        has the lock also saves the writes of those that wait for the lock.
+        *args collects the arguments for the method in a tuple.  While this thread waits
+        for the lock, the thread that has it may save this write together with its own.
+        So when this thread gets the lock, it first looks whether that has happened.
         """
         write = Write(method, args)
         # append() needs no lock: for Python, it is a single step.
         self._waiting.append(write)
-        # One thread at a time gets past the next line; the others wait there.
-        with self._save_lock:
-            # A write stays in the queue until a thread that has the lock takes it out.
-            # That thread keeps the lock until the write is finished: saved, or failed.
-            # So ours is either still in the queue, or finished.
-            if write in self._waiting:
-                batch = list(self._waiting)
-                # Take these out.  (More may have been appended since; they stay.)
-                del self._waiting[: len(batch)]
-                self._save_or_fail(batch)
-        # Now it is finished, by this thread or by another one.
-        if write.error is not None:
-            raise write.error
-        if not write.saved:  # the thread that took it had another exception
-            raise StoreError(f"{self.path}: it is unknown whether the post was saved")
-        return write.post
+        with self._save_lock:  # one thread at a time; the others wait here
+            if not write.finished:
+                self._save_waiting()
+        return write.result(self.path)
 
-    def _save_or_fail(self, batch: list[Write]) -> None:
-        """Save these writes together; if that fails, give them the error.
+    def _save_waiting(self) -> None:
+        """Save all writes that are in the queue, and mark them as finished.
 
-        The error is not raised here, since it concerns all threads that wait for a
-        write of this batch.  Each of them raises it in _commit().
+        A StoreError or an OSError is stored in the writes and not raised here, since it
+        concerns several threads.  Each of them raises it, in Write.result().  Any other
+        exception is a bug.  It ends the request of this thread, and for the other
+        writes, result() raises a StoreError.
         """
+        batch = []
+        while self._waiting:
+            batch.append(self._waiting.pop(0))
         try:
             self._save(batch)
         except StoreError as error:
             fail_writes(batch, str(error))
         except OSError as error:
             fail_writes(batch, f"cannot save {self.path}: {error}")
+        for write in batch:
+            write.finished = True
 
     def _save(self, batch: list[Write]) -> None:
         """Save these writes together, in four steps; raise StoreError or OSError.
@@ -1759,12 +1824,13 @@ def hash_password():
     the commands of Flask.)
     """
     if sys.stdin.isatty():  # a keyboard rather than a pipe
-        # err=True shows the prompt on standard error, which "> file" does not redirect,
-        # so that the file gets nothing but the hash.
+        # err=True prints the prompt on standard error, a second output of the program.
+        # "> file" does not redirect that, so the file gets nothing but the hash.
         password = click.prompt("Password", hide_input=True, err=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:
+        # Print this message, and end the program.
         raise click.ClickException("the password is empty")
     click.echo(generate_password_hash(password))
 
@@ -1830,7 +1896,8 @@ def check_fields() -> None:
     for name in TEXT_FIELDS:
         if name in taken or name.startswith("_"):
             raise TypeError(f"Post.{name} must have another name: this one is taken")
-        if kinds[name] is not str or not isinstance(DEFAULTS.get(name, ""), str):
+        default = DEFAULTS.get(name, "")  # "" is as good as any if there is none
+        if kinds[name] is not str or not isinstance(default, str):
             raise TypeError(f"Post.{name} and its default must be a str")
 
 

@@ -685,13 +685,29 @@ def test_json_sent_as_a_form_is_415_and_says_what_to_add(posts, body):
     [
         pytest.param("text/plain", b"title=A", id="text"),
         pytest.param(None, b'{"title": "A"}', id="no type"),
-        pytest.param("multipart/form-data", b"title=A", id="no boundary"),
     ],
 )
 def test_a_body_that_is_neither_json_nor_a_form_is_415(posts, content_type, body):
     response = posts.patch("/posts/1", data=body, content_type=content_type)
 
     assert "Content-Type: application/json" in error(response, 415)
+    assert saved(posts) == [post(1), post(2)]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param("multipart/form-data", b"title=A", id="no boundary"),
+        pytest.param("multipart/form-data; boundary=B", b"title=A", id="no fields"),
+        pytest.param("application/x-www-form-urlencoded", b"&", id="nothing but &"),
+    ],
+)
+def test_a_broken_form_is_400_even_if_a_field_is_in_the_query_string(
+    posts, content_type, body
+):
+    response = posts.patch("/posts/1?title=A", data=body, content_type=content_type)
+
+    assert error(response, 400) == "the form is empty or broken"
     assert saved(posts) == [post(1), post(2)]
 
 
@@ -1894,14 +1910,20 @@ def test_later_writes_log_nothing(posts, caplog):
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_missing_folder_is_503_and_is_not_made(client, path, monkeypatch, method):
+@pytest.mark.parametrize(
+    "method, reason",
+    [("GET", "there is no folder"), ("POST", "[Errno 2] No such file or directory:")],
+)
+def test_a_missing_folder_is_503_and_is_not_made(
+    client, path, monkeypatch, method, reason
+):
     missing = path.parent / "missing" / "posts.json"
     monkeypatch.setitem(posts_api.app.config, "POSTS_FILE", missing)
 
     message = error(client.open("/posts", method=method, json=texts()), 503)
 
-    assert f"{missing}: [Errno 2] No such file or directory" in message
+    assert f"{missing}: {reason}" in message
+    assert str(missing.parent) in message.partition(reason)[2]
     assert os.listdir(path.parent) == []
 
 
@@ -2570,9 +2592,12 @@ def test_a_file_that_is_not_utf8_is_503_and_kept(posts, path):
     assert path.read_bytes() == text
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize(
+    "what, reason",
+    [("file", "No such file or directory"), ("folder", "there is no folder")],
+)
 def test_what_vanishes_while_it_is_served_is_503_until_it_is_back(
-    client, tmp_path, monkeypatch, what
+    client, tmp_path, monkeypatch, what, reason
 ):
     path = tmp_path / "folder" / "posts.json"
     path.parent.mkdir()
@@ -2581,7 +2606,7 @@ def test_what_vanishes_while_it_is_served_is_503_until_it_is_back(
     gone = path if what == "file" else path.parent
     gone.rename(tmp_path / "away")
 
-    assert "No such file or directory" in error(client.get("/posts"), 503)
+    assert reason in error(client.get("/posts"), 503)
     assert "No such file or directory" in error(client.delete("/posts/1"), 503)
     assert not path.exists()
     (tmp_path / "away").rename(gone)
