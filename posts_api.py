@@ -15,7 +15,8 @@ URL names the resource to do it to.
     GET     /                     List the routes.
 
 Start the server with "python posts_api.py".  In another terminal, send requests to it,
-with curl, a program that does just that:
+with curl, a program that does just that.  (-d sends data, by default with POST; -X sets
+another method; -H adds a header; a line that ends in \ goes on in the next line.)
 
     $ curl http://127.0.0.1:5000/posts/ -d title=Hello -d content=World
     {"success":"Successfully added.","id":4,"title":"Hello","content":"World"}
@@ -103,7 +104,7 @@ app.json.ensure_ascii = False  # type: ignore[attr-defined]
 app.config.update(
     POSTS_FILE=os.path.join(app.root_path, "data", "posts.json"),
     # Host names under which clients may reach the server; web pages from these hosts
-    # may write to it.  .localhost means all subdomains of localhost.
+    # may write to it.  .localhost means all names that end in .localhost.
     TRUSTED_HOSTS=["127.0.0.1", "localhost", ".localhost"],
     # User names and hashes of their passwords.  If empty, anyone may write.
     USERS={},
@@ -169,7 +170,8 @@ class Post:
         """The values by name: {"id": 1, "title": "Hello", "content": "World"}.
 
         It is read as post.as_dict, without ().  A MappingProxyType is a read-only dict,
-        so that nobody changes what all threads share.
+        so that nobody changes what all threads share.  Where another function needs a
+        dict, give it a copy, dict(post.as_dict).
         getattr(post, "title") is post.title.  FIELDS is defined below this class.
         """
         return MappingProxyType({name: getattr(self, name) for name in FIELDS})
@@ -177,8 +179,6 @@ class Post:
     @cached_property
     def json_line(self) -> bytes:
         """The post's line in the file: its values as JSON, encoded in UTF-8.
-
-        (dict() is needed, as json.dumps() refuses a MappingProxyType.)
 
         A str holds characters; files and networks hold bytes, which Python shows as
         b"...".  encode() turns characters into bytes, and decode() turns them back.
@@ -394,9 +394,10 @@ def get_all():
         total    how many posts match, on all pages together; it is sent in the header
                  X-Total-Count, so that a client can show "page 2 of 7"
 
-    Response() makes a response of bytes, and mimetype says in its Content-Type header
-    that they are JSON.  jsonify() would make the JSON of all posts again for each
-    request, while json_array is kept until the file changes.
+    Response() makes a response of these bytes, and mimetype says in its Content-Type
+    header that they are JSON.  jsonify() could make the same response of a list of
+    dicts.  But it would make the JSON again for each request, while the JSON of all
+    posts is kept until the file changes.
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -453,7 +454,7 @@ def delete_post(post_id):
 
 
 # How to log in, with a password that is set before the server is started.  (Single
-# quotes keep the shell from replacing what follows "$"; -d sends a form, -H a header.)
+# quotes keep the shell from replacing what follows "$".)
 #
 #     $ flask --app posts_api hash-password
 #     Password:
@@ -634,6 +635,7 @@ def read_body() -> dict[str, Any]:
         (no body)                            nothing, {}
         anything else                        415 Unsupported Media Type
     """
+    # A body can be read only once, but get_data() keeps a copy for request.form.
     data = request.get_data()
     check_length(data)
     if not data:
@@ -650,8 +652,7 @@ def read_form(data: bytes) -> dict[str, Any]:
     """Return the values in an HTML form, by name.
 
     Werkzeug decodes the bytes, as request.form.  As in read_args(), they are checked
-    before.  (A body can be read only once.  request.get_data(), which was called first,
-    has kept a copy for request.form.)
+    before.
     """
     if request.mimetype == "multipart/form-data":
         if request.files:
@@ -722,7 +723,7 @@ def parse_json(data: bytes) -> dict[str, Any]:
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = json.loads(data.decode(), object_pairs_hook=make_object)
-    except UnicodeDecodeError as error:  # from decode(); it is a ValueError, too
+    except UnicodeDecodeError as error:  # from decode(); a ValueError, so before that
         # error.start is the index of the first wrong byte.
         line = data[: error.start].count(b"\n") + 1
         raise BadPost(f"line {line} is not UTF-8: {error}") from error
@@ -885,6 +886,7 @@ def is_origin_trusted() -> bool:
     """Return whether the request comes from a web page of a trusted host.
 
     The host in "http://localhost:5173" is what follows "://"; its port does not matter.
+    partition("://") returns what is before that, "://" itself, and what is after it.
     Without an Origin, and for the origin "null" (of a page that was opened from a file,
     for example), there is no host to trust.
     """
@@ -1013,6 +1015,7 @@ def read_slice(args: MultiDict[str, str]) -> tuple[int, int]:
     _limit=3             0, 3      without a _page, it is page 1
     _start=5&_limit=3    5, 8      _start overrides _page
     _start=5&_end=7      5, 7      _end overrides _limit
+    _start=5&_end=3      5, 5      no posts
 
     The results are at most MAX_ID, since a store that keeps the posts in a database
     (see get_store) could not use larger ones.
@@ -1066,10 +1069,10 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #
 # In the simplest case, this is how a post is changed:
 #
-#     text = Path("data/posts.json").read_text()
+#     text = Path("data/posts.json").read_text("utf-8")
 #     document = json.loads(text)
 #     document["posts"][0]["title"] = "New"
-#     Path("data/posts.json").write_text(json.dumps(document))
+#     Path("data/posts.json").write_text(json.dumps(document), "utf-8")
 #
 # But what if two programs do so at once?
 #
@@ -1291,7 +1294,7 @@ def parse_file(data: bytes, known: Posts) -> Posts:
     for number, values in enumerate(items, 1):
         try:
             post = parse_item(values, known.by_id)
-        except BadPost as error:
+        except BadPost as error:  # add which post it is
             raise BadPost(f"post {number}: {error}") from error
         if post.id in by_id:
             raise BadPost(f"post {number}: the id {post.id} occurs twice")
@@ -1397,6 +1400,7 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
     # unlink() deletes a file, here what a killed process may have left.
     temp.unlink(missing_ok=True)
     try:
+        # Owner, permissions and time; None if there is no file yet.
         old_status = os.stat(path) if old.stamp else None
         write_file(temp, new, old_status)
         # A rename keeps inode number, time and size, so the file will have this stamp.
@@ -1469,14 +1473,14 @@ def sync_folder(descriptor: int | None, path: Path) -> None:
 def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     """Give a new file the owner, the group and the permissions of the old one.
 
-    For example, the old file belongs to ann, who may read and write it, and to the
-    group team, which may read it.  The server is run by bob.  This is what "ls -l"
-    shows:
+    For example, the old file belongs to ann, who may read and write it (rw-), and to
+    the group team, which may read it (r--), while others may not (---).  The server is
+    run by ann, but another group of hers is the one that new files get:
 
-        the old file              -rw-r-----  ann  team
-        the new file at first     -rw-------  bob  bob
-        after fchown()            -rw-------  ann  team
-        after fchmod()            -rw-r-----  ann  team
+        the old file            rw- r-- ---    ann    team
+        the new file at first   rw- --- ---    ann    staff
+        after fchown()          rw- --- ---    ann    team
+        after fchmod()          rw- r-- ---    ann    team
 
     If that is not possible, the save fails.  (Owner and group are stored as numbers,
     uid and gid.)
@@ -1506,9 +1510,10 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
         second save     inode 7, 12:00:00.004, 90 bytes     the stamp of the first line
 
-    Another process, which compares nothing but stamps, would not notice these saves,
-    and go on serving the old posts.  So each save sets a later time than that of the
-    file before it, if only by 1 ns (a billionth of a second).
+    A process that has read the file before both saves, and compares the stamps after
+    them, would notice nothing, and go on serving the old posts.  So each save sets a
+    later time than that of the file before it, if only by 1 ns (a billionth of a
+    second).
     """
     later = max(time.time_ns(), old.st_mtime_ns + 1)
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
@@ -1556,12 +1561,15 @@ class Write:
     *args passes each item of a tuple as an argument.  The thread that calls the method
     may be that of another request, which has its own request and g.
 
-    The outcome is one of these:
+    What becomes of it:
 
-        saved is True       the write is saved
-        error is not None   it has failed by itself (404, ...), or the save has
-        neither             the thread that has tried to save it was stopped, by a bug
-                            or from outside
+                                     finished  saved  error       result()
+        it waits in the queue        False     False  None
+        it is saved                  True      True   None        returns the post
+        it has failed by itself      True      False  404, ...    raises the error
+        the save has failed          True      False  StoreError  raises the error
+        the save was cut short,      True      False  None        raises a StoreError
+        for example by a bug
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
     unsaved write is never mistaken for a saved one.
@@ -1729,8 +1737,9 @@ class PostStore:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
         # If another thread has stored a snapshot while we parsed the file, that may be
-        # newer than ours, so leave it there.  (This only saves time.  If an older one
-        # is stored, the next call notices its stamp, and parses the file again.)
+        # newer than ours, so leave it there.  (If that happens between the next two
+        # lines, the older one is stored.  Then the next call notices that its stamp is
+        # not that of the file, and parses the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1754,11 +1763,13 @@ class PostStore:
         """Save all writes that are in the queue, and mark them as finished.
 
         A StoreError or an OSError is stored in the writes and not raised here, since it
-        concerns several threads.  Each of them raises it, in Write.result().  Any other
-        exception is a bug.  It ends the request of this thread, and for the other
-        writes, result() raises a StoreError.
+        concerns several threads.  Each of them raises it, in Write.result().
+
+        Any other exception is a bug.  It goes on to the request of this thread, after
+        the lines under finally.  For the other threads, the save was cut short.
         """
         batch = []
+        # Take one after the other, as other threads may still append to the list.
         while self._waiting:
             batch.append(self._waiting.pop(0))
         try:
@@ -1767,8 +1778,9 @@ class PostStore:
             fail_writes(batch, str(error))
         except OSError as error:
             fail_writes(batch, f"cannot save {self.path}: {error}")
-        for write in batch:
-            write.finished = True
+        finally:
+            for write in batch:
+                write.finished = True
 
     def _save(self, batch: list[Write]) -> None:
         """Save these writes together, in four steps; raise StoreError or OSError.
