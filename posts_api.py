@@ -136,11 +136,12 @@ class StoreError(Exception):
     """The posts cannot be read or saved.  The message says which file and why."""
 
 
-# The server handles several requests at once, each in a thread of its own.  Several
-# threads may be in the same function at the same time.  Each has its own local
-# variables; what is global, and every object that a global variable leads to, they
-# share.  A server may also run the whole program several times, as processes, which
-# share nothing but the file.
+# The server handles several requests at once, each in a thread of its own.  A thread is
+# one run through the code.  It may be paused between any two steps, while others run,
+# so several threads may be in the same function at the same time.  Each has its own
+# local variables; what is global, and every object that a global variable leads to,
+# they share.  A server may also run the whole program several times, as processes,
+# which share nothing but the file.
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ def check_text(name: str, value: Any) -> None:
     r"""Raise BadPost if the value is not a string, or cannot be encoded as UTF-8.
 
     JSON may spell an emoji as two escapes of four digits, "\ud83d\ude00".  One of them
-    alone is only half a character, for which UTF-8 has no bytes.
+    alone is only half a character.  json.loads() accepts it, but UTF-8 has no bytes for
+    it.
 
     ("raise ... from error" keeps the original exception, as __cause__ of the new one.
     The r before a docstring lets its backslashes stand for themselves.)
@@ -386,18 +388,16 @@ def get_all():
         /posts?q=hell&_sort=id&_order=desc   with hell in any text, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
-    read_query() returns what the query string asks for, and select() returns
+    select() returns the selected posts, and how many match on all pages together.  That
+    number is sent as X-Total-Count, so that a client can show "page 2 of 7".
 
-        posts    the selected posts, as an object that has
-                     posts.json_array    their JSON, as bytes: b'[{"id": 1, ...}, ...]'
-                     posts.etag          the ETag of this list
-        total    how many posts match, on all pages together; it is sent in the header
-                 X-Total-Count, so that a client can show "page 2 of 7"
+    With jsonify() alone, the response would be
 
-    Response() makes a response of these bytes, and mimetype says in its Content-Type
-    header that they are JSON.  jsonify() could make the same response of a list of
-    dicts.  But it would make the JSON again for each request, while the JSON of all
-    posts is kept until the file changes.
+        jsonify([{"id": 1, "title": "Hello", ...}, ...])
+
+    posts.json_array is the same JSON, as bytes.  For all posts, it is made only once,
+    and kept until the file changes.  Response() makes a response of bytes, and mimetype
+    says in its Content-Type header that they are JSON.
     """
     posts, total = get_store().select(read_query())
     response = Response(posts.json_array, mimetype="application/json")
@@ -488,8 +488,8 @@ def token_serializer() -> URLSafeTimedSerializer:
     that can be computed only with SECRET_KEY, which only the server knows.  loads()
     undoes that, or raises BadData if the code is wrong or the text is too old.  What is
     called salt here is not that of a password hash, but a fixed name.  It is mixed into
-    the key, so that texts which were signed with the same key for another purpose are
-    not valid here.
+    the key, so that texts which were signed with the same key for another purpose, such
+    as Flask's session cookies, are not valid here.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -717,13 +717,15 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """Return the object that a JSON text contains; raise BadPost if it is not valid.
 
     The file is parsed with this function, too.  object_pairs_hook names a function that
-    json.loads() calls for each {...}, with its pairs of name and value.
+    json.loads() calls for each {...}, with its pairs of name and value.  The first
+    except clause that fits is used, so UnicodeDecodeError, a subclass of ValueError,
+    comes first.
     """
     # Some editors begin a file with these bytes, the byte order mark.
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = json.loads(data.decode(), object_pairs_hook=make_object)
-    except UnicodeDecodeError as error:  # from decode(); a ValueError, so before that
+    except UnicodeDecodeError as error:  # from decode()
         # error.start is the index of the first wrong byte.
         line = data[: error.start].count(b"\n") + 1
         raise BadPost(f"line {line} is not UTF-8: {error}") from error
@@ -885,8 +887,9 @@ def add_cors_headers(response):
 def is_origin_trusted() -> bool:
     """Return whether the request comes from a web page of a trusted host.
 
-    The host in "http://localhost:5173" is what follows "://"; its port does not matter.
-    partition("://") returns what is before that, "://" itself, and what is after it.
+    The host in "http://localhost:5173" is what follows "://".  (partition("://")
+    returns what is before that, "://" itself, and what is after it.)  host_is_trusted()
+    ignores the port.
     Without an Origin, and for the origin "null" (of a page that was opened from a file,
     for example), there is no host to trust.
     """
@@ -1205,8 +1208,8 @@ class Draft:
     The copy has its own dicts, but the posts in them are the same objects.  To change a
     post, a new one is put in its place, so the snapshot stays as it is.
 
-    The lines of the posts are copied, too, so that a save has to encode only what has
-    changed.  To keep both in step, change them only with _put() and remove().
+    The lines of the posts are copied, too, since it takes longer to collect those of
+    many posts again.  To keep both in step, change them only with _put() and remove().
 
     Each method validates first and changes the draft last, so one that raises an
     exception leaves the draft unchanged.
@@ -1220,8 +1223,8 @@ class Draft:
     def snapshot(self) -> Posts:
         """Return a snapshot with the changes; do not change the draft afterwards."""
         posts = Posts(self._by_id, self.next_id)
-        # Posts.lines would collect the lines again, which takes long for many posts.  A
-        # cached_property keeps its value as an ordinary attribute, which can be set.
+        # Set the lines, or Posts.lines would collect them again, post by post.  (A
+        # cached_property keeps its value as an ordinary attribute.)
         posts.lines = self._lines
         return posts
 
@@ -1639,9 +1642,14 @@ def fail_writes(writes: list[Write], message: str) -> None:
 # file and the lock of its folder.
 #
 # Readers do not wait.  They compare the stamp of the file with that of the latest
-# snapshot in memory, and parse the file again only if it has changed.  A reader that
-# has begun with an older snapshot keeps that until it has finished; nobody changes a
-# snapshot.
+# snapshot in memory, and parse the file again only if it has changed:
+#
+#     a slow reader                      a writer                   other readers
+#     takes _latest, snapshot 1                                     take snapshot 1
+#     is paused                          saves snapshot 2
+#                                        _latest is snapshot 2      take snapshot 2
+#     responds with snapshot 1,
+#     which nobody has changed
 #
 # This is what happens inside find(1):
 #
@@ -1694,9 +1702,9 @@ class PostStore:
         if query.sort is not None:
             # attrgetter("title") is a function that returns the title of a post.
             found.sort(key=attrgetter(query.sort), reverse=query.descending)
-        selected = found[query.start : query.end]
         # A dict keeps the order in which its items are inserted.
-        return Posts({post.id: post for post in selected}), len(found)
+        selected = {post.id: post for post in found[query.start : query.end]}
+        return Posts(selected), len(found)
 
     def add(self, texts: Texts) -> Post:
         """Add a post with the next id and return it; see Draft.add()."""
@@ -1736,10 +1744,9 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # If another thread has stored a snapshot while we parsed the file, that may be
-        # newer than ours, so leave it there.  (If that happens between the next two
-        # lines, the older one is stored.  Then the next call notices that its stamp is
-        # not that of the file, and parses the file again.)
+        # Keep it, unless another thread has kept one in the meantime, which may be
+        # newer.  (An old one would do no harm.  Its stamp shows that it is old, so the
+        # next call would parse the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1917,6 +1924,7 @@ check_settings()
 check_fields()
 
 if __name__ == "__main__":
+    # argparse reads the options in the command line, such as --port 8000.
     parser = argparse.ArgumentParser(description="Serve the posts.")
     # This is the development server of Flask; README.md shows others.  For requests
     # from other machines, pass --host 0.0.0.0, add the host name to TRUSTED_HOSTS, and
