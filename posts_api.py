@@ -388,21 +388,20 @@ def get_all():
         /posts?q=hell&_sort=id&_order=desc   with hell in any text, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
-    select() returns the selected posts, and how many match on all pages together.  That
-    number is sent as X-Total-Count, so that a client can show "page 2 of 7".
+    select() returns two things: the selection, an object of the class Posts (part 4),
+    and the total, how many posts match on all pages together.  The total is sent in the
+    header X-Total-Count, so that a client can show "page 2 of 7".
 
-    With jsonify() alone, the response would be
-
-        jsonify([{"id": 1, "title": "Hello", ...}, ...])
-
-    posts.json_array is the same JSON, as bytes.  For all posts, it is made only once,
-    and kept until the file changes.  Response() makes a response of bytes, and mimetype
-    says in its Content-Type header that they are JSON.
+    selection.json_array is the selected posts as JSON, in bytes, and selection.etag is
+    the ETag of this list.  Response() makes a response of bytes, and mimetype says in
+    its Content-Type header that they are JSON.  jsonify([{"id": 1, ...}, ...]) would
+    make the same response.  But it would make the JSON again for each request, while
+    that of all posts is kept until the file changes.
     """
-    posts, total = get_store().select(read_query())
-    response = Response(posts.json_array, mimetype="application/json")
+    selection, total = get_store().select(read_query())
+    response = Response(selection.json_array, mimetype="application/json")
     response.headers["X-Total-Count"] = total
-    return add_etag(response, posts.etag)
+    return add_etag(response, selection.etag)
 
 
 @app.post("/posts/")
@@ -538,6 +537,11 @@ def list_routes():
             if method not in ("HEAD", "OPTIONS"):
                 routes[f"{method} {rule.rule}"] = first_line
     return jsonify(routes)
+
+
+# A route of your own is another function like these.  The first line of its docstring
+# is listed by list_routes().  A route that changes something must not be a GET, since
+# check_write() in part 3 lets each GET pass, from whatever web page.
 
 
 # --- Part 3: requests -----------------------------------------------------------------
@@ -706,8 +710,9 @@ def check_escaped(data: bytes) -> None:
         C3 B6      right        C3     wrong (1)        C3 %B6    wrong (1)
         %C3%B6     right        %C3    wrong (2)        %C3 B6    wrong (1)
 
-    There are two checks: (1) of the bytes as they are sent, and (2) of what they are
-    after unquote_to_bytes() has replaced each escape by its byte.
+    There are two checks: (1) of the bytes as they are sent, in which "%" is a character
+    like any other, and (2) of what they are after unquote_to_bytes() has replaced each
+    escape by its byte.
     """
     check_utf8(data)  # (1)
     check_utf8(unquote_to_bytes(data))  # (2)
@@ -943,16 +948,17 @@ Search = tuple[list[str], list[str]]  # names of fields, and texts
 class Query:
     """What a request for a list asks for.  The store evaluates it.
 
-    The query string ?title=A&title=B&q=x&_sort=title&_order=desc&_page=2 becomes
+    For example, these are parts of a query string, and what they become:
 
-        filters     {"title": {"A", "B"}}            the title is A or B
-        searches    [(["title", "content"], ["x"])]  pairs of names and texts: one of
-                                                     these fields contains x
-        sort        "title"
-        descending  True
-        start, end  10, 20                           as in a slice: found[10:20]
+        title=A&title=B             filters     {"title": {"A", "B"}}
+        q=x                         searches    [(["title", "content"], ["x"]),
+        title_like=y&title_like=z                (["title"], ["y", "z"])]
+        _sort=title&_order=desc     sort        "title"
+                                    descending  True
+        _page=2                     start, end  10, 20, as in a slice: found[10:20]
 
-    A post must pass all filters and searches.  For each, one of the texts is enough.
+    The title must be A or B; the title or the content must contain x; and the title
+    must contain y or z.
     (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
     which all of them would share.)
     """
@@ -1377,9 +1383,10 @@ def lock_folder(folder: Path) -> Iterator[int]:
         2.     the block                             the function is paused
         3. the end of the block                      unlock, close
 
-    The yielded value is that of the name after "as".  The lines under finally run even
-    if the block has raised an exception.  (Iterator[int] is the type of a function that
-    yields an int.)
+    The yielded value is that of the name after "as".  If the block raises an exception,
+    it appears here, at the yield.  Then the lines under finally run, and the exception
+    goes on to the caller.  (Iterator[int] is the type of a function that yields an
+    int.)
     """
     descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
@@ -1773,7 +1780,13 @@ class PostStore:
         concerns several threads.  Each of them raises it, in Write.result().
 
         Any other exception is a bug.  It goes on to the request of this thread, after
-        the lines under finally.  For the other threads, the save was cut short.
+        the lines under finally.  For example, thread B saves its write and that of C:
+
+                                            B responds    C responds
+            all goes well                   200           200
+            the post of C is missing        200           404
+            the disk is full                503           503
+            there is a bug in _save()       500           503, it is unknown whether ...
         """
         batch = []
         # Take one after the other, as other threads may still append to the list.
