@@ -62,7 +62,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
@@ -388,15 +388,17 @@ def get_all():
         /posts?q=hell&_sort=id&_order=desc   with hell in any text, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
-    select() returns two things: the selection, an object of the class Posts (part 4),
-    and the total, how many posts match on all pages together.  The total is sent in the
-    header X-Total-Count, so that a client can show "page 2 of 7".
+    read_query() returns what the query string asks for, and select() returns
 
-    selection.json_array is the selected posts as JSON, in bytes, and selection.etag is
-    the ETag of this list.  Response() makes a response of bytes, and mimetype says in
-    its Content-Type header that they are JSON.  jsonify([{"id": 1, ...}, ...]) would
-    make the same response.  But it would make the JSON again for each request, while
-    that of all posts is kept until the file changes.
+        selection    an object (of the class Posts, part 4) for the selected posts, with
+                     two attributes that are used here: json_array and etag
+        total        how many posts match, on all pages together: the X-Total-Count
+                     header, with which a client can show "page 2 of 7"
+
+    selection.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  The
+    JSON of all posts is kept until the file changes, while jsonify() would make it
+    again for each request.  Response() makes a response of these bytes, and mimetype
+    says that they are JSON.  (jsonify() returns a Response, too.)
     """
     selection, total = get_store().select(read_query())
     response = Response(selection.json_array, mimetype="application/json")
@@ -1161,13 +1163,13 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #
 # A single change is saved like this:
 #
-#     with lock_folder(path.parent) as folder:           # step 1
+#     with lock_folder(path.parent) as descriptor:       # step 1
 #         old = self.read()
 #         draft = Draft(old)                             # step 2
 #         post = draft.change(1, {"title": "New"})
 #         new = draft.snapshot()
 #         replace_file(path, old, new)                   # steps 2 and 3
-#         sync_folder(folder, path)                      # step 4
+#         sync_folder(descriptor, path)                  # step 4
 #     return post
 
 ById = dict[int, Post]  # posts by id
@@ -1374,7 +1376,7 @@ def read_stamp(path: Path) -> Stamp | None:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[int]:
+def lock_folder(folder: Path) -> Iterator[int | None]:
     """Lock a folder while a with block runs, and give the block its descriptor.
 
     @contextmanager turns a function with a yield into one for with statements:
@@ -1385,19 +1387,22 @@ def lock_folder(folder: Path) -> Iterator[int]:
 
     The yielded value is that of the name after "as".  If the block raises an exception,
     it appears here, at the yield.  Then the lines under finally run, and the exception
-    goes on to the caller.  (Iterator[int] is the type of a function that yields an
-    int.)
+    goes on to the caller.  (Iterator[int | None] is the type of a function that yields
+    an int or None.)
     """
-    descriptor = os.open(folder, os.O_RDONLY)  # for reading only
+    if fcntl is None:  # on Windows, where only one process may serve the file
+        yield None  # lock nothing
+        return
+    descriptor = os.open(folder, os.O_RDONLY)  # 1 open, for reading only
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # If this fails, there is nothing to unlock.  So what follows has its own try.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # 1 lock
+        # If that fails, there is nothing to unlock, only something to close.
         try:
-            yield descriptor  # pause here while the block runs
+            yield descriptor  # 2 pause while the block runs
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # 3 unlock
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # 3 close
 
 
 def replace_file(path: Path, old: Posts, new: Posts) -> None:
@@ -1429,8 +1434,8 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
 def open_private(path: str, flags: int) -> int:
     """Open a new file that only its owner may read and write, and return a descriptor.
 
-    open() calls this function with the path and with flags, a number that stands for
-    its mode "xb" (write bytes to a new file).  They are only passed on.
+    An opener is a function that open() calls to open the file, with the path and with
+    flags, a number that stands for its mode "xb".  This one only adds the permissions.
     0o600 is an octal number (base 8), one digit each for what the owner, the group and
     all others may do.  6 means to read and write, 0 nothing.
     """
@@ -1443,22 +1448,24 @@ def write_file(temp: Path, posts: Posts, old: os.stat_result | None) -> None:
     old is what os.stat() knows of the old file.  If it is None, because there is none,
     the new file gets default permissions.
 
-    write() hands the bytes to Python, flush() hands them on to the operating system,
-    and fsync() waits until that has written them to the disk.  open() with "xb" fails
-    if the file exists.  (% inserts a number in place of %d.)
+        1. Create the file.  open() with "xb" fails if it exists.
+        2. write() hands the bytes to Python, and flush() hands them on to the operating
+           system.  (% inserts a number in place of %d.)
+        3. Make it like the old file.
+        4. fsync() waits until the operating system has written the bytes to the disk.
     """
     # The old file may be secret, so nobody else may read the new one until it has the
-    # permissions of the old one.  (Without an opener, open() sets the usual ones.)
+    # permissions of the old one.  (Without an opener, open() sets the default ones.)
     opener = open_private if old else None
-    with open(temp, "xb", opener=opener) as file:
-        file.write(b'{"next_id": %d, "posts": [\n' % posts.next_id)
+    with open(temp, "xb", opener=opener) as file:  # 1
+        file.write(b'{"next_id": %d, "posts": [\n' % posts.next_id)  # 2
         file.writelines([posts.json_lines, b"\n]}\n"])
         file.flush()
         descriptor = file.fileno()  # that of this file
-        if old and fcntl:  # not on Windows
+        if old and fcntl:  # 3, but not on Windows
             copy_permissions(old, descriptor)
             set_later_time(old, descriptor)
-        os.fsync(descriptor)
+        os.fsync(descriptor)  # 4
 
 
 def sync_folder(descriptor: int | None, path: Path) -> None:
@@ -1492,8 +1499,8 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
         after fchown()          rw- --- ---    ann    team
         after fchmod()          rw- r-- ---    ann    team
 
-    If that is not possible, the save fails.  (Owner and group are stored as numbers,
-    uid and gid.)
+    (In the other order, the group staff could read the file for a moment.)  If that is
+    not possible, the save fails.  Owner and group are stored as numbers, uid and gid.
 
     fchown() changes the owner and the group, if the system permits that (an ordinary
     account cannot give a file away), and fchmod() the permissions, which S_IMODE()
@@ -1571,15 +1578,13 @@ class Write:
     *args passes each item of a tuple as an argument.  The thread that calls the method
     may be that of another request, which has its own request and g.
 
-    What becomes of it:
+    This is what may become of it:
 
-                                     finished  saved  error       result()
-        it waits in the queue        False     False  None
-        it is saved                  True      True   None        returns the post
-        it has failed by itself      True      False  404, ...    raises the error
-        the save has failed          True      False  StoreError  raises the error
-        the save was cut short,      True      False  None        raises a StoreError
-        for example by a bug
+        it is saved                      saved is True, and result() returns the post
+        it fails by itself (404, ...)    error is that error, and result() raises it
+        the save fails                   error is a StoreError, and result() raises it
+        the save is cut short, for       neither; result() raises a StoreError
+        example by a bug
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
     unsaved write is never mistaken for a saved one.
@@ -1776,17 +1781,8 @@ class PostStore:
     def _save_waiting(self) -> None:
         """Save all writes that are in the queue, and mark them as finished.
 
-        A StoreError or an OSError is stored in the writes and not raised here, since it
-        concerns several threads.  Each of them raises it, in Write.result().
-
-        Any other exception is a bug.  It goes on to the request of this thread, after
-        the lines under finally.  For example, thread B saves its write and that of C:
-
-                                            B responds    C responds
-            all goes well                   200           200
-            the post of C is missing        200           404
-            the disk is full                503           503
-            there is a bug in _save()       500           503, it is unknown whether ...
+        An error is stored in the writes and not raised here, since it concerns several
+        threads.  Each of them raises it, in Write.result().
         """
         batch = []
         # Take one after the other, as other threads may still append to the list.
@@ -1798,9 +1794,8 @@ class PostStore:
             fail_writes(batch, str(error))
         except OSError as error:
             fail_writes(batch, f"cannot save {self.path}: {error}")
-        finally:
-            for write in batch:
-                write.finished = True
+        for write in batch:
+            write.finished = True
 
     def _save(self, batch: list[Write]) -> None:
         """Save these writes together, in four steps; raise StoreError or OSError.
@@ -1811,11 +1806,7 @@ class PostStore:
         """
         # If it is a symbolic link, which points to another file, replace that one.
         path = Path(os.path.realpath(self.path))
-        if fcntl is None:  # on Windows, where one process serves the file
-            lock = nullcontext()  # this does nothing, and folder is None
-        else:
-            lock = lock_folder(path.parent)  # not locked yet: "with" does that
-        with lock as folder:  # step 1
+        with lock_folder(path.parent) as descriptor:  # step 1
             old = self.read()
             draft = Draft(old)  # step 2
             done = apply_writes(batch, draft)
@@ -1824,7 +1815,7 @@ class PostStore:
             new = draft.snapshot()
             replace_file(path, old, new)  # steps 2 and 3
             self._latest = new
-            sync_folder(folder, path)  # step 4
+            sync_folder(descriptor, path)  # step 4
         for write in done:  # only here, after all four steps
             write.saved = True
 
