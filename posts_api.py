@@ -329,6 +329,7 @@ def make_post(values: dict[str, Any]) -> Post:
 #     read_query()        what the query string of a list asks for
 #     read_login()        the user's name and password
 #     read_if_match()     which version of the post is to be changed
+#     jsonify_posts(...)  returns a list of posts as JSON, as jsonify() would
 #     add_etag(...)       adds the ETag to a response; makes it a 304 if the client has
 #                         this version already (see below)
 #
@@ -388,22 +389,14 @@ def get_all():
         /posts?q=hell&_sort=id&_order=desc   with hell in any text, highest id first
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
-    read_query() returns what the query string asks for, and select() returns
-
-        selection    an object (of the class Posts, part 4) for the selected posts, with
-                     two attributes that are used here: json_array and etag
-        total        how many posts match, on all pages together: the X-Total-Count
-                     header, with which a client can show "page 2 of 7"
-
-    selection.json_array is their JSON, b'[{"id": 1, "title": "Hello", ...}, ...]'.  The
-    JSON of all posts is kept until the file changes, while jsonify() would make it
-    again for each request.  Response() makes a response of these bytes, and mimetype
-    says that they are JSON.  (jsonify() returns a Response, too.)
+    read_query() returns what the query string asks for.  select() returns the selected
+    posts, and the total: how many posts match on all pages together.  It is sent in the
+    header X-Total-Count, with which a client can show "page 2 of 7".
     """
-    selection, total = get_store().select(read_query())
-    response = Response(selection.json_array, mimetype="application/json")
+    posts, total = get_store().select(read_query())
+    response = jsonify_posts(posts)
     response.headers["X-Total-Count"] = total
-    return add_etag(response, selection.etag)
+    return add_etag(response, posts.etag)
 
 
 @app.post("/posts/")
@@ -489,8 +482,8 @@ def token_serializer() -> URLSafeTimedSerializer:
     that can be computed only with SECRET_KEY, which only the server knows.  loads()
     undoes that, or raises BadData if the code is wrong or the text is too old.  What is
     called salt here is not that of a password hash, but a fixed name.  It is mixed into
-    the key, so that texts which were signed with the same key for another purpose, such
-    as Flask's session cookies, are not valid here.
+    the key.  Otherwise, a text that was signed with the same key for another purpose,
+    such as a session cookie of Flask, could be presented as a token.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -714,7 +707,7 @@ def check_escaped(data: bytes) -> None:
 
     There are two checks: (1) of the bytes as they are sent, in which "%" is a character
     like any other, and (2) of what they are after unquote_to_bytes() has replaced each
-    escape by its byte.
+    escape by its byte.  (2) alone would accept C3 %B6, which Werkzeug would garble.
     """
     check_utf8(data)  # (1)
     check_utf8(unquote_to_bytes(data))  # (2)
@@ -778,6 +771,20 @@ def split_etags(header: str) -> list[str]:
     ETag equals none of ours.
     """
     return [etag.strip() for etag in header.split(",")]
+
+
+def jsonify_posts(posts):
+    """Return a response with the JSON of these posts, [{"id": 1, ...}, ...].
+
+    posts is an object of the class Posts (see part 4).  This would do the same:
+
+        jsonify([dict(post.as_dict) for post in posts.by_id.values()])
+
+    But that would make the JSON again for each request.  posts.json_array is the JSON
+    as bytes; that of all posts is kept until the file changes.  Response() makes a
+    response of bytes, and mimetype says in its Content-Type header that they are JSON.
+    """
+    return Response(posts.json_array, mimetype="application/json")
 
 
 def add_etag(response, etag):
@@ -1105,8 +1112,9 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #     others may read the new file              open_private(), copy_permissions()
 #     many wait for a slow disk                 PostStore._waiting, a queue
 #
-# A draft plays the role of db.session, saving it plays that of db.session.commit(), and
-# the JSON file is the database:
+# Each save writes the whole file, which suits some thousands of posts; for more of them,
+# use a database.  A draft plays the role of db.session, saving it plays that of
+# db.session.commit(), and the JSON file is the database:
 #
 #     {"next_id": 3, "posts": [
 #     {"id": 1, "title": "Hello", "content": "World"},
@@ -1125,6 +1133,7 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #     batch      writes that are saved together
 #     lock       what only one can have at a time, while the others wait for it
 #     sync       to wait until the bytes are on the disk
+#     OSError    what open() and the functions of the module os raise if they fail
 #     path       the name of a file or a folder as an object of the class Path:
 #                path.name is its last part, path.parent the folder that it is in
 #
@@ -1449,10 +1458,11 @@ def write_file(temp: Path, posts: Posts, old: os.stat_result | None) -> None:
     the new file gets default permissions.
 
         1. Create the file.  open() with "xb" fails if it exists.
-        2. write() hands the bytes to Python, and flush() hands them on to the operating
-           system.  (% inserts a number in place of %d.)
+        2. Write the bytes.  (% inserts a number in place of %d.)
         3. Make it like the old file.
-        4. fsync() waits until the operating system has written the bytes to the disk.
+        4. Sync it, that is, wait until the bytes are on the disk:
+
+               write() --> Python --flush()--> operating system --fsync()--> disk
     """
     # The old file may be secret, so nobody else may read the new one until it has the
     # permissions of the old one.  (Without an opener, open() sets the default ones.)
@@ -1490,14 +1500,16 @@ def sync_folder(descriptor: int | None, path: Path) -> None:
 def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     """Give a new file the owner, the group and the permissions of the old one.
 
-    For example, the old file belongs to ann, who may read and write it (rw-), and to
-    the group team, which may read it (r--), while others may not (---).  The server is
-    run by ann, but another group of hers is the one that new files get:
+    Otherwise, somebody who could read the file might no longer be able to, or the other
+    way round.  For example, ann may read and write the old file (rw-), the members of
+    the group team may read it (r--), and others may do nothing (---).  The server is
+    run by ann, whose new files get the group staff:
 
-        the old file            rw- r-- ---    ann    team
-        the new file at first   rw- --- ---    ann    staff
-        after fchown()          rw- --- ---    ann    team
-        after fchmod()          rw- r-- ---    ann    team
+                                owner, group, others    owner    group
+        the old file            rw-    r--    ---       ann      team
+        the new file at first   rw-    ---    ---       ann      staff
+        after fchown()          rw-    ---    ---       ann      team
+        after fchmod()          rw-    r--    ---       ann      team
 
     (In the other order, the group staff could read the file for a moment.)  If that is
     not possible, the save fails.  Owner and group are stored as numbers, uid and gid.
@@ -1517,20 +1529,19 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
 
 
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
-    """Give a new file a later time than the old one has, so that their stamps differ.
+    """Give a new file a later time than the old one has.
 
-    Inode numbers are used again, as shown above.  And times are coarse: two saves
-    within a few milliseconds may get the same one.  So the stamp after a second save
-    could be that before the first one:
+    A stamp must not come back.  A process that has seen it before would not notice that
+    the file has changed, and go on serving the old posts.  But an inode number may come
+    back, as shown above, and so may a size.  Even a time may, since the clock for files
+    ticks only every few milliseconds:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
         second save     inode 7, 12:00:00.004, 90 bytes     the stamp of the first line
 
-    A process that has read the file before both saves, and compares the stamps after
-    them, would notice nothing, and go on serving the old posts.  So each save sets a
-    later time than that of the file before it, if only by 1 ns (a billionth of a
-    second).
+    So each save sets a later time than that of the file before it, if only by 1 ns (a
+    billionth of a second).
     """
     later = max(time.time_ns(), old.st_mtime_ns + 1)
     os.utime(descriptor, ns=(later, later))  # the times of access and of modification
@@ -1548,21 +1559,6 @@ def set_later_time(old: os.stat_result, descriptor: int) -> None:
 #     thread A  |=== saves A ===|
 #     thread B      waits ......|=== saves B and C ===|
 #     thread C         waits .........................| finds that C is finished
-#
-# The same again, step by step:
-#
-#     thread B                        thread C                      queue
-#     queues its write                                              [B]
-#     waits for the lock              queues its write              [B, C]
-#                                     waits for the lock
-#     gets the lock from A
-#     its write is not finished
-#     takes both from the queue                                     []
-#     saves both
-#     now, both are finished
-#     unlocks                         gets the lock
-#     returns its post                its write is finished
-#                                     unlocks, returns its post
 
 
 @dataclass
@@ -1650,8 +1646,11 @@ def fail_writes(writes: list[Write], message: str) -> None:
 #     - Do not add, change or remove posts of the store: it would wait for itself.
 
 
-# How it all works together.  Each process has its own PostStore.  Common to all are the
-# file and the lock of its folder.
+# How it all works together:
+#
+#     each request     has a thread, with its local variables, request and g
+#     each process     has a PostStore, with _latest, _waiting and _save_lock
+#     all processes    share the file, and the lock of its folder
 #
 # Readers do not wait.  They compare the stamp of the file with that of the latest
 # snapshot in memory, and parse the file again only if it has changed:
@@ -1767,8 +1766,20 @@ class PostStore:
         """Call a method of Draft, save the draft, and return the post.
 
         *args collects the arguments for the method in a tuple.  While this thread waits
-        for the lock, the thread that has it may save this write together with its own.
-        So when this thread gets the lock, it first looks whether that has happened.
+        for the lock, the thread that has it may save this write together with its own:
+
+            thread B                        thread C                      queue
+            queues its write                                              [B]
+            waits for the lock              queues its write              [B, C]
+                                            waits for the lock
+            gets the lock from A
+            its write is not finished
+            takes both from the queue                                     []
+            saves both
+            now, both are finished
+            unlocks                         gets the lock
+            returns its post                its write is finished
+                                            unlocks, returns its post
         """
         write = Write(method, args)
         # append() needs no lock: for Python, it is a single step.
