@@ -329,9 +329,9 @@ def make_post(values: dict[str, Any]) -> Post:
 #     read_query()        what the query string of a list asks for
 #     read_login()        the user's name and password
 #     read_if_match()     which version of the post is to be changed
-#     jsonify_posts(...)  returns a list of posts as JSON, as jsonify() would
 #     add_etag(...)       adds the ETag to a response; makes it a 304 if the client has
 #                         this version already (see below)
+#     jsonify_posts(...)  like jsonify(), for many posts; adds their ETag and total, too
 #
 #     abort(400, "...")   ends the request with this status code and message
 #
@@ -390,13 +390,10 @@ def get_all():
         /posts?_page=2&_limit=10             the second page, with ten posts per page
 
     read_query() returns what the query string asks for.  select() returns the selected
-    posts, and the total: how many posts match on all pages together.  It is sent in the
-    header X-Total-Count, with which a client can show "page 2 of 7".
+    posts, and the total: how many posts match on all pages together.
     """
     posts, total = get_store().select(read_query())
-    response = jsonify_posts(posts)
-    response.headers["X-Total-Count"] = total
-    return add_etag(response, posts.etag)
+    return jsonify_posts(posts, total)
 
 
 @app.post("/posts/")
@@ -773,20 +770,6 @@ def split_etags(header: str) -> list[str]:
     return [etag.strip() for etag in header.split(",")]
 
 
-def jsonify_posts(posts):
-    """Return a response with the JSON of these posts, [{"id": 1, ...}, ...].
-
-    posts is an object of the class Posts (see part 4).  This would do the same:
-
-        jsonify([dict(post.as_dict) for post in posts.by_id.values()])
-
-    But that would make the JSON again for each request.  posts.json_array is the JSON
-    as bytes; that of all posts is kept until the file changes.  Response() makes a
-    response of bytes, and mimetype says in its Content-Type header that they are JSON.
-    """
-    return Response(posts.json_array, mimetype="application/json")
-
-
 def add_etag(response, etag):
     """Add an ETag, and turn the response into a 304 if the client has that version.
 
@@ -802,6 +785,24 @@ def add_etag(response, etag):
         if header == "*" or etag in etags or f"W/{etag}" in etags:
             response.status_code = 304
     return response
+
+
+def jsonify_posts(posts, total):
+    """Return a response with the JSON of these posts, [{"id": 1, ...}, ...].
+
+    posts is an object of the class Posts (see part 4).  The next line could also be
+
+        response = jsonify([dict(post.as_dict) for post in posts.by_id.values()])
+
+    But that would make the JSON again for each request.  posts.json_array is the JSON
+    as bytes; that of all posts is kept until the file changes.  Response() makes a
+    response of bytes, and mimetype says in its Content-Type header that they are JSON.
+
+    With the header X-Total-Count, a client can show "page 2 of 7".
+    """
+    response = Response(posts.json_array, mimetype="application/json")
+    response.headers["X-Total-Count"] = total
+    return add_etag(response, posts.etag)
 
 
 # Who may write.  Any page that you visit can make your browser send requests to this
@@ -950,7 +951,13 @@ def handle_store_error(error):
 # Lists: how their query string is read and applied.  You can skip this section, and
 # continue with part 4.
 
-Search = tuple[list[str], list[str]]  # names of fields, and texts
+
+@dataclass
+class Search:
+    """A search for posts: one of these fields must contain one of these texts."""
+
+    names: list[str]  # names of fields
+    texts: list[str]
 
 
 @dataclass
@@ -960,8 +967,8 @@ class Query:
     For example, these are parts of a query string, and what they become:
 
         title=A&title=B             filters     {"title": {"A", "B"}}
-        q=x                         searches    [(["title", "content"], ["x"]),
-        title_like=y&title_like=z                (["title"], ["y", "z"])]
+        q=x                         searches    [Search(["title", "content"], ["x"]),
+        title_like=y&title_like=z                Search(["title"], ["y", "z"])]
         _sort=title&_order=desc     sort        "title"
                                     descending  True
         _page=2                     start, end  10, 20, as in a slice: found[10:20]
@@ -1004,7 +1011,7 @@ def read_query() -> Query:
         elif name in TEXT_FIELDS:
             query.filters[name] = set(values)
         elif name in SEARCHES:
-            query.searches.append((SEARCHES[name], values))
+            query.searches.append(Search(SEARCHES[name], values))
         elif name not in PARAMETERS:
             known = ", ".join(PARAMETERS)
             abort(400, f"unknown query parameter: {name} (the known ones are {known})")
@@ -1067,17 +1074,17 @@ def matches(post: Post, query: Query) -> bool:
     for name, wanted in query.filters.items():
         if getattr(post, name) not in wanted:
             return False
-    for names, texts in query.searches:
-        if not contains_any(post, names, texts):
+    for search in query.searches:
+        if not contains_any(post, search):
             return False
     return True
 
 
-def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
-    """Return whether one of these fields contains one of the texts, ignoring case."""
-    for name in names:
+def contains_any(post: Post, search: Search) -> bool:
+    """Return whether one of the fields contains one of the texts, ignoring case."""
+    for name in search.names:
         value = getattr(post, name).lower()
-        for text in texts:
+        for text in search.texts:
             if text.lower() in value:
                 return True
     return False
@@ -1112,8 +1119,8 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #     others may read the new file              open_private(), copy_permissions()
 #     many wait for a slow disk                 PostStore._waiting, a queue
 #
-# Each save writes the whole file, which suits some thousands of posts; for more of them,
-# use a database.  A draft plays the role of db.session, saving it plays that of
+# Each save writes the whole file, which suits some thousands of posts; for more, use a
+# database.  A draft plays the role of db.session, saving it plays that of
 # db.session.commit(), and the JSON file is the database:
 #
 #     {"next_id": 3, "posts": [
@@ -1136,6 +1143,16 @@ def contains_any(post: Post, names: list[str], texts: list[str]) -> bool:
 #     OSError    what open() and the functions of the module os raise if they fail
 #     path       the name of a file or a folder as an object of the class Path:
 #                path.name is its last part, path.parent the folder that it is in
+#
+# Several processes may serve the file:
+#
+#     process 1                              process 2
+#        a thread for each request              a thread for each request
+#        a PostStore, which they share          a PostStore, which they share
+#             |                                      |
+#             +-------- the lock of the folder ------+
+#                                 |
+#                              the file
 #
 # The objects of one process, while post 1 is changed.  Post 2 is the same object twice:
 #
@@ -1388,11 +1405,12 @@ def read_stamp(path: Path) -> Stamp | None:
 def lock_folder(folder: Path) -> Iterator[int | None]:
     """Lock a folder while a with block runs, and give the block its descriptor.
 
-    @contextmanager turns a function with a yield into one for with statements:
+    A function with a yield runs in pieces.  @contextmanager makes it a function for a
+    with statement:
 
-        1. with lock_folder(path) as descriptor:     open, lock, up to the yield
-        2.     the block                             the function is paused
-        3. the end of the block                      unlock, close
+        1. with lock_folder(path) as descriptor:     it runs up to the yield: open, lock
+        2.     the block                             it is paused at the yield
+        3. the end of the block                      it runs to its end: unlock, close
 
     The yielded value is that of the name after "as".  If the block raises an exception,
     it appears here, at the yield.  Then the lines under finally run, and the exception
@@ -1646,11 +1664,7 @@ def fail_writes(writes: list[Write], message: str) -> None:
 #     - Do not add, change or remove posts of the store: it would wait for itself.
 
 
-# How it all works together:
-#
-#     each request     has a thread, with its local variables, request and g
-#     each process     has a PostStore, with _latest, _waiting and _save_lock
-#     all processes    share the file, and the lock of its folder
+# How it all works together.
 #
 # Readers do not wait.  They compare the stamp of the file with that of the latest
 # snapshot in memory, and parse the file again only if it has changed:
@@ -1678,8 +1692,8 @@ def fail_writes(writes: list[Write], message: str) -> None:
 #           _save()
 #              lock_folder()   step 1: waits for other processes
 #              read()          reads Post(1, "Hello", "World")                 503
-#              apply_writes()  step 2: Draft.change() replaces it by           400, 404,
-#                              Post(1, "New", "World")                         412
+#              apply_writes()  step 2: Draft.change() replaces it by           404, 412
+#                              Post(1, "New", "World")
 #              replace_file()  steps 2 and 3: saves its new line               503
 #              sync_folder()   step 4                                          503
 #     and returns the post, or raises the error
@@ -1734,6 +1748,8 @@ class PostStore:
 
         The stamp must be read before the bytes, since the file may change in between:
 
+            harmless:                wrong:
+
             1. read stamp 1          1. read bytes 1
             2. the file changes      2. the file changes
             3. read bytes 2          3. read stamp 2
@@ -1785,7 +1801,7 @@ class PostStore:
         # append() needs no lock: for Python, it is a single step.
         self._waiting.append(write)
         with self._save_lock:  # one thread at a time; the others wait here
-            if not write.finished:
+            if not write.finished:  # no other thread has saved it for this one
                 self._save_waiting()
         return write.result(self.path)
 
@@ -1805,8 +1821,11 @@ class PostStore:
             fail_writes(batch, str(error))
         except OSError as error:
             fail_writes(batch, f"cannot save {self.path}: {error}")
-        for write in batch:
-            write.finished = True
+        finally:
+            # Also after any other exception, a bug.  Then these writes are neither
+            # saved nor failed, so result() says that it is unknown.
+            for write in batch:
+                write.finished = True
 
     def _save(self, batch: list[Write]) -> None:
         """Save these writes together, in four steps; raise StoreError or OSError.

@@ -429,7 +429,10 @@ def test_a_store_gets_the_query_as_data(client, monkeypatch):
 
     assert queries[0] == posts_api.Query(
         filters={"id": {1}, "title": {"A", "B"}},
-        searches=[(posts_api.TEXT_FIELDS, ["x"]), (["content"], ["y"])],
+        searches=[
+            posts_api.Search(posts_api.TEXT_FIELDS, ["x"]),
+            posts_api.Search(["content"], ["y"]),
+        ],
         sort="id",
         start=10,
         end=20,
