@@ -129,7 +129,7 @@ MAX_ID = 2**53 - 1
 
 
 class BadPost(ValueError):
-    """The values do not describe a post.  The message says why."""
+    """The values do not describe a post, or cannot be read.  The message says why."""
 
 
 class StoreError(Exception):
@@ -164,8 +164,8 @@ class Post:
     title: str
     content: str
 
-    # Computed on first access, then kept beside the fields.  It stays valid, since they
-    # are frozen.
+    # Computed on first access, then kept beside the fields.  (frozen=True only prevents
+    # assignments like post.title = "New".)  It stays valid, since the fields do.
     @cached_property
     def as_dict(self) -> MappingProxyType[str, Any]:
         """The values by name: {"id": 1, "title": "Hello", "content": "World"}.
@@ -478,9 +478,8 @@ def token_serializer() -> URLSafeTimedSerializer:
     dumps() puts the user's name and the time in the text and signs it: it adds a code
     that can be computed only with SECRET_KEY, which only the server knows.  loads()
     undoes that, or raises BadData if the code is wrong or the text is too old.  What is
-    called salt here is not that of a password hash, but a fixed name.  It is mixed into
-    the key.  Otherwise, a text that was signed with the same key for another purpose,
-    such as a session cookie of Flask, could be presented as a token.
+    called salt here is not that of a password hash, but a label: a text that was signed
+    with the same key under another label, for another purpose, is no valid token.
     """
     return URLSafeTimedSerializer(app.config["SECRET_KEY"], salt="login")
 
@@ -509,7 +508,8 @@ def login():
 def list_routes():
     """List the routes.
 
-    Flask stores each route as a rule.  That of get_all(), for example, has
+    app.url_map is Flask's table of all routes, which it calls rules.  One of those of
+    get_all(), for example, has
 
         rule.rule        "/posts/all"
         rule.methods     {"GET", "HEAD", "OPTIONS"}
@@ -564,6 +564,21 @@ def list_routes():
 # marked before_request that returns nothing lets the request go on.  request and g look
 # like global variables, but in each thread they stand for its own request.  Werkzeug is
 # the library under Flask that parses requests and builds responses.
+#
+# This is what request offers here:
+#
+#     query_string          what follows "?" in the URL, as bytes: b"title=New"
+#     args                  the same, parsed
+#     get_data()            the body, as bytes
+#     content_length        its length, if the client announces it
+#     mimetype, is_json     what the body is, according to the Content-Type header
+#     form, files           the fields of an HTML form, parsed, and its files
+#     headers               all headers
+#     authorization         the Authorization header, parsed
+#     origin                the Origin header, or None
+#     method                "PATCH"
+#     endpoint              the name of the view, "update_some"
+#     routing_exception     an error, if Flask has found no view
 
 
 def read_texts(post_id: int | None = None) -> dict[str, str]:
@@ -653,7 +668,7 @@ def read_form(data: bytes) -> dict[str, Any]:
     if request.mimetype == "multipart/form-data":
         if request.files:
             abort(415, "send the form without files")
-        check_utf8(data)  # in this type of form, there are no escapes
+        decode_utf8(data)  # a check; in this type of form, there are no escapes
     else:
         # The most common mistake: curl -d '{"title": "New"}' labels JSON as a form.
         if data.lstrip().startswith((b"{", b"[")):  # with one of the two
@@ -685,47 +700,44 @@ def check_length(data: bytes) -> None:
         abort(400, "the body is shorter than its Content-Length")
 
 
-def check_utf8(data: bytes) -> None:
-    """Abort if the bytes are not UTF-8."""
+def decode_utf8(data: bytes) -> str:
+    """Return the text that the bytes stand for; raise BadPost if they are not UTF-8."""
     try:
-        data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        abort(400, f"the text is not UTF-8: {error}")
+        # error.start is the index of the first wrong byte.
+        line = data[: error.start].count(b"\n") + 1
+        raise BadPost(f"line {line} is not UTF-8: {error}") from error
 
 
 def check_escaped(data: bytes) -> None:
-    """Abort if a query string or a form, in which there may be escapes, is not UTF-8.
+    """Raise BadPost if a query string or a form, with or without escapes, is not UTF-8.
 
     In UTF-8, ö is the two bytes C3 and B6.  A client may send either these bytes as
-    they are, or two escapes, but not half of an ö, nor a mixture of both:
+    they are, or two escapes.  Werkzeug decodes the bytes and the escapes apart, so a
+    mixture is wrong, too:
 
         C3 B6      right        C3     wrong (1)        C3 %B6    wrong (1)
         %C3%B6     right        %C3    wrong (2)        %C3 B6    wrong (1)
 
-    There are two checks: (1) of the bytes as they are sent, in which "%" is a character
-    like any other, and (2) of what they are after unquote_to_bytes() has replaced each
-    escape by its byte.  (2) alone would accept C3 %B6, which Werkzeug would garble.
+    So there are two checks: (1) of the bytes as they are sent, in which "%" is a
+    character like any other, and (2) of what they are after unquote_to_bytes() has
+    replaced each escape by its byte.
     """
-    check_utf8(data)  # (1)
-    check_utf8(unquote_to_bytes(data))  # (2)
+    decode_utf8(data)  # (1)
+    decode_utf8(unquote_to_bytes(data))  # (2)
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
     """Return the object that a JSON text contains; raise BadPost if it is not valid.
 
     The file is parsed with this function, too.  object_pairs_hook names a function that
-    json.loads() calls for each {...}, with its pairs of name and value.  The first
-    except clause that fits is used, so UnicodeDecodeError, a subclass of ValueError,
-    comes first.
+    json.loads() calls for each {...}, with its pairs of name and value.
     """
-    # Some editors begin a file with these bytes, the byte order mark.
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    # Some editors begin a file with these three bytes (in hex), the byte order mark.
+    text = decode_utf8(data.removeprefix(b"\xef\xbb\xbf"))
     try:
-        value = json.loads(data.decode(), object_pairs_hook=make_object)
-    except UnicodeDecodeError as error:  # from decode()
-        # error.start is the index of the first wrong byte.
-        line = data[: error.start].count(b"\n") + 1
-        raise BadPost(f"line {line} is not UTF-8: {error}") from error
+        value = json.loads(text, object_pairs_hook=make_object)
     except RecursionError as error:
         # json.loads() calls itself for each "[" inside another; Python limits that.
         raise BadPost("invalid JSON: it is nested too deeply") from error
@@ -884,11 +896,6 @@ def add_cors_headers(response):
     Expose-Headers those that a script in the page may read.
     """
     headers = response.headers
-    # A cache keeps responses, to use them again.  Vary tells it on which headers of the
-    # request a response depends.  Otherwise, it could give a page a response that only
-    # allows another origin.  A view may have set Vary; if not, getlist() returns [].
-    vary = headers.getlist("Vary") + ["Origin"]
-    headers["Vary"] = ", ".join(vary)
     if request.origin is not None and is_origin_trusted():
         allowed = "Authorization, Content-Type, If-Match, If-None-Match"
         exposed = "ETag, Location, X-Total-Count, WWW-Authenticate"
@@ -896,6 +903,11 @@ def add_cors_headers(response):
         headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
         headers["Access-Control-Allow-Headers"] = allowed
         headers["Access-Control-Expose-Headers"] = exposed
+    # A cache keeps responses, to use them again.  Without Vary: Origin, it could keep
+    # the response to a page of one origin, and give it to one of another origin, from
+    # which the browser would hide it.  (getlist() returns what the view has set.)
+    vary = headers.getlist("Vary") + ["Origin"]
+    headers["Vary"] = ", ".join(vary)
     return response
 
 
@@ -924,8 +936,8 @@ def handle_http_error(error):
 
     get_response() returns the response that Flask would send, with the headers that
     belong to the error, such as Allow (the methods of the URL) for 405.  Only its body
-    is replaced.  WWW-Authenticate tells the client how to authenticate: with a bearer
-    token.
+    (data, in bytes) is replaced; description is the message.  WWW-Authenticate tells
+    the client how to authenticate: with a bearer token.
     """
     response = error.get_response()
     response.data = jsonify(error=error.description).data
@@ -1257,8 +1269,8 @@ class Draft:
     def snapshot(self) -> Posts:
         """Return a snapshot with the changes; do not change the draft afterwards."""
         posts = Posts(self._by_id, self.next_id)
-        # Set the lines, or Posts.lines would collect them again, post by post.  (A
-        # cached_property keeps its value as an ordinary attribute.)
+        # From now on, posts.lines is this dict.  The method Posts.lines(), which would
+        # collect the lines post by post, is not called.
         posts.lines = self._lines
         return posts
 
@@ -1529,8 +1541,9 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
         after fchown()          rw-    ---    ---       ann      team
         after fchmod()          rw-    r--    ---       ann      team
 
-    (In the other order, the group staff could read the file for a moment.)  If that is
-    not possible, the save fails.  Owner and group are stored as numbers, uid and gid.
+    fchmod() must come last.  If it came first, it would give r-- to the group that the
+    file has at that moment, staff.  If anything is not possible, the save fails.  Owner
+    and group are stored as numbers, uid and gid.
 
     fchown() changes the owner and the group, if the system permits that (an ordinary
     account cannot give a file away), and fchmod() the permissions, which S_IMODE()
@@ -1549,10 +1562,11 @@ def copy_permissions(old: os.stat_result, descriptor: int) -> None:
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has.
 
-    A stamp must not come back.  A process that has seen it before would not notice that
-    the file has changed, and go on serving the old posts.  But an inode number may come
-    back, as shown above, and so may a size.  Even a time may, since the clock for files
-    ticks only every few milliseconds:
+    A process reads the file again only if its stamp is not the one that it remembers
+    (see PostStore.read).  So a stamp must not come back, or a process that remembers it
+    would go on serving the old posts.  But an inode number may come back, as shown
+    above, and so may a size.  Even a time may, since the clock for files ticks only
+    every few milliseconds:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
@@ -1601,7 +1615,8 @@ class Write:
         example by a bug
 
     saved becomes True only after the last step.  So whatever goes wrong in between, an
-    unsaved write is never mistaken for a saved one.
+    unsaved write is never mistaken for a saved one.  finished becomes True in each of
+    these cases: there is nothing left to do.
 
     (The type Callable[..., Post] means any function that returns a Post.)
     """
@@ -1645,9 +1660,9 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 def fail_writes(writes: list[Write], message: str) -> None:
     """Give an error to the writes that do not have one of their own, such as a 404.
 
-    Those that have one keep it, even if another write of the batch caused it.  For
-    example, Ann deletes post 1, and Bob, who wants to change it, gets a 404.  If the
-    file cannot be saved, post 1 still exists, and Bob can repeat his request.
+    Those that have one keep it.  It was true of the draft, though that is now thrown
+    away.  For example, Ann deletes post 1, and Bob, who wants to change it, gets a 404.
+    If the file cannot be saved, post 1 still exists, and Bob can repeat his request.
     """
     for write in writes:
         if write.error is None:
@@ -1771,9 +1786,9 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # Keep it, unless another thread has kept one in the meantime, which may be
-        # newer.  (An old one would do no harm.  Its stamp shows that it is old, so the
-        # next call would parse the file again.)
+        # Keep it for the next calls, unless another thread has kept one meanwhile, which
+        # may be newer.  (This only saves time.  With an older one, the next call would
+        # find that the stamp is not that of the file, and parse the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1781,8 +1796,12 @@ class PostStore:
     def _commit(self, method: Callable[..., Post], *args: Any) -> Post:
         """Call a method of Draft, save the draft, and return the post.
 
-        *args collects the arguments for the method in a tuple.  While this thread waits
-        for the lock, the thread that has it may save this write together with its own:
+        *args collects the arguments for the method in a tuple.
+
+        Without the queue, a thread would wait for the lock, save its write, and unlock.
+        With it, the thread that gets the lock saves all writes in the queue.  So it may
+        find that its own write has been saved by another one.  For example, thread A
+        has the lock:
 
             thread B                        thread C                      queue
             queues its write                                              [B]
@@ -1841,7 +1860,7 @@ class PostStore:
             draft = Draft(old)  # step 2
             done = apply_writes(batch, draft)
             if not done:
-                return
+                return  # this also leaves the with block, and so unlocks
             new = draft.snapshot()
             replace_file(path, old, new)  # steps 2 and 3
             self._latest = new

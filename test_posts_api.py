@@ -402,7 +402,7 @@ def test_list_with_a_value_that_makes_no_sense_is_400(posts, query, message):
 def test_list_with_a_query_that_is_not_utf8_is_400(posts, query):
     response = posts.get("/posts", environ_overrides={"QUERY_STRING": query})
 
-    assert error(response, 400).startswith("the text is not UTF-8: ")
+    assert error(response, 400).startswith("line 1 is not UTF-8: ")
 
 
 def test_list_filtered_by_7000_ids_takes_one_pass_over_the_posts(many):
@@ -623,11 +623,11 @@ def test_one_key_of_100000_given_twice_is_refused_at_once(posts):
     [
         pytest.param(b"title=A&title=B", "title is given more than once", id="twice"),
         pytest.param(b"title=A&title=", "title is given more than once", id="once, no"),
-        pytest.param(b"title=%FF", "the text is not UTF-8: ", id="escape not UTF-8"),
-        pytest.param(b"title=\xff", "the text is not UTF-8: ", id="byte not UTF-8"),
-        pytest.param(b"%FF=A", "the text is not UTF-8: ", id="name not UTF-8"),
-        pytest.param(b"title=%ED%A0%80", "the text is not UTF-8: ", id="surrogate"),
-        pytest.param(b"title=\xc3%B6", "the text is not UTF-8: ", id="byte and escape"),
+        pytest.param(b"title=%FF", "line 1 is not UTF-8: ", id="escape not UTF-8"),
+        pytest.param(b"title=\xff", "line 1 is not UTF-8: ", id="byte not UTF-8"),
+        pytest.param(b"%FF=A", "line 1 is not UTF-8: ", id="name not UTF-8"),
+        pytest.param(b"title=%ED%A0%80", "line 1 is not UTF-8: ", id="surrogate"),
+        pytest.param(b"title=\xc3%B6", "line 1 is not UTF-8: ", id="byte and escape"),
     ],
 )
 @pytest.mark.parametrize("place", ["body", "query string"])
@@ -647,7 +647,7 @@ def test_an_invalid_form_or_query_string_is_400(posts, place, body, message):
     ("title", "message"),
     [
         pytest.param(["A", "B"], "title is given more than once", id="twice"),
-        pytest.param(b"\xff", "the text is not UTF-8: ", id="not UTF-8"),
+        pytest.param(b"\xff", "line 4 is not UTF-8: ", id="not UTF-8"),
     ],
 )
 def test_an_invalid_multipart_form_is_400(posts, title, message):
