@@ -164,8 +164,8 @@ class Post:
     title: str
     content: str
 
-    # Computed on first access, then kept beside the fields.  (frozen=True only prevents
-    # assignments like post.title = "New".)  It stays valid, since the fields do.
+    # Computed on first access, then kept as an ordinary attribute, beside the fields.
+    # (frozen=True only prevents assignments like post.title = "New".)
     @cached_property
     def as_dict(self) -> MappingProxyType[str, Any]:
         """The values by name: {"id": 1, "title": "Hello", "content": "World"}.
@@ -363,6 +363,10 @@ def make_post(values: dict[str, Any]) -> Post:
 # The last request comes from a second client that had read the same version.  Without
 # If-Match, it would have overwritten a change that it had never seen.  A list of posts
 # has an ETag as well.
+#
+# After a 503, or without any response, a client can repeat a GET, PUT or DELETE.  These
+# are idempotent: to do them twice has the same effect as once.  A repeated POST may
+# create a second post, so the client should look first.
 
 
 @app.get("/posts/<int:post_id>")
@@ -579,6 +583,15 @@ def list_routes():
 #     method                "PATCH"
 #     endpoint              the name of the view, "update_some"
 #     routing_exception     an error, if Flask has found no view
+#
+# These functions read the fields of a post from a request:
+#
+#     read_texts()
+#        read_args()                 the query string, checked by check_escaped()
+#        read_body()                 the body, checked by check_length()
+#           parse_json()             if it is JSON; calls make_object()
+#           read_form()              if it is a form
+#        read_single_values()        a dict; for a form and the query string
 
 
 def read_texts(post_id: int | None = None) -> dict[str, str]:
@@ -591,7 +604,7 @@ def read_texts(post_id: int | None = None) -> dict[str, str]:
     texts = read_single_values(read_args()) | read_body()
     texts.pop("success", None)  # part of our responses, which some clients send back
     if "id" in texts:
-        sent_id = str(texts.pop("id"))
+        sent_id = str(texts.pop("id"))  # 1 in JSON, but "1" in a form or a URL
         if post_id is None or sent_id != str(post_id):
             abort(400, "id is assigned by the server and cannot be changed")
     for name, text in texts.items():
@@ -713,9 +726,9 @@ def decode_utf8(data: bytes) -> str:
 def check_escaped(data: bytes) -> None:
     """Raise BadPost if a query string or a form, with or without escapes, is not UTF-8.
 
-    In UTF-8, ö is the two bytes C3 and B6.  A client may send either these bytes as
-    they are, or two escapes.  Werkzeug decodes the bytes and the escapes apart, so a
-    mixture is wrong, too:
+    In UTF-8, ö is the two bytes C3 and B6 (in hex).  A client may send either these
+    bytes as they are, or two escapes.  Werkzeug decodes the bytes and the escapes
+    apart, so a mixture is wrong, too:
 
         C3 B6      right        C3     wrong (1)        C3 %B6    wrong (1)
         %C3%B6     right        %C3    wrong (2)        %C3 B6    wrong (1)
@@ -868,8 +881,8 @@ def check_write():
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return  # these methods change nothing
     if request.routing_exception is not None:
-        # Flask has found no view, and raises this error (400, 404 or 405) next.  A 401
-        # would hide it.
+        # Flask has found no view, and raises this error next (400, 404 or 405; see the
+        # picture above).  A 401 would hide it.
         return
     if request.origin is not None and not is_origin_trusted():
         abort(403, f"the origin {request.origin} is not in TRUSTED_HOSTS")
@@ -985,8 +998,8 @@ class Query:
                                     descending  True
         _page=2                     start, end  10, 20, as in a slice: found[10:20]
 
-    The title must be A or B; the title or the content must contain x; and the title
-    must contain y or z.
+    All of these must be true; the values of one are alternatives: the title must be A
+    or B; the title or the content must contain x; and the title must contain y or z.
     (default_factory=dict gives each Query a new dict.  @dataclass refuses a plain {},
     which all of them would share.)
     """
@@ -1269,8 +1282,8 @@ class Draft:
     def snapshot(self) -> Posts:
         """Return a snapshot with the changes; do not change the draft afterwards."""
         posts = Posts(self._by_id, self.next_id)
-        # From now on, posts.lines is this dict.  The method Posts.lines(), which would
-        # collect the lines post by post, is not called.
+        # Set the attribute in which this cached_property keeps its value.  It would
+        # collect the lines again, post by post.
         posts.lines = self._lines
         return posts
 
@@ -1417,31 +1430,33 @@ def read_stamp(path: Path) -> Stamp | None:
 def lock_folder(folder: Path) -> Iterator[int | None]:
     """Lock a folder while a with block runs, and give the block its descriptor.
 
-    A function with a yield runs in pieces.  @contextmanager makes it a function for a
-    with statement:
+    A function with a yield runs in two pieces, before and after the yield.  With
+    @contextmanager, they surround the block of a with statement:
 
-        1. with lock_folder(path) as descriptor:     it runs up to the yield: open, lock
-        2.     the block                             it is paused at the yield
-        3. the end of the block                      it runs to its end: unlock, close
+        @contextmanager                  with around() as value:
+        def around():                        print("second", value)
+            print("first")
+            yield 2                      prints: first
+            print("third")                       second 2
+                                                 third
 
-    The yielded value is that of the name after "as".  If the block raises an exception,
-    it appears here, at the yield.  Then the lines under finally run, and the exception
-    goes on to the caller.  (Iterator[int | None] is the type of a function that yields
-    an int or None.)
+    If the block raises an exception, it appears at the yield.  Then the lines under
+    finally run, and the exception goes on to the caller.  (Iterator[int | None] is the
+    type of a function that yields an int or None.)
     """
     if fcntl is None:  # on Windows, where only one process may serve the file
         yield None  # lock nothing
         return
-    descriptor = os.open(folder, os.O_RDONLY)  # 1 open, for reading only
+    descriptor = os.open(folder, os.O_RDONLY)  # for reading only
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # 1 lock
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         # If that fails, there is nothing to unlock, only something to close.
         try:
-            yield descriptor  # 2 pause while the block runs
+            yield descriptor  # here, the block runs
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # 3 unlock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
-        os.close(descriptor)  # 3 close
+        os.close(descriptor)
 
 
 def replace_file(path: Path, old: Posts, new: Posts) -> None:
@@ -1530,43 +1545,37 @@ def sync_folder(descriptor: int | None, path: Path) -> None:
 def copy_permissions(old: os.stat_result, descriptor: int) -> None:
     """Give a new file the owner, the group and the permissions of the old one.
 
-    Otherwise, somebody who could read the file might no longer be able to, or the other
-    way round.  For example, ann may read and write the old file (rw-), the members of
-    the group team may read it (r--), and others may do nothing (---).  The server is
-    run by ann, whose new files get the group staff:
+    Otherwise, people who could read the old file might be locked out, or others let in.
+    For example (r stands for reading, w for writing):
 
-                                owner, group, others    owner    group
-        the old file            rw-    r--    ---       ann      team
-        the new file at first   rw-    ---    ---       ann      staff
-        after fchown()          rw-    ---    ---       ann      team
-        after fchmod()          rw-    r--    ---       ann      team
+                               the owner      its group       all others
+        the old file           ann    rw-     team    r--     ---
+        the new file           ann    rw-     staff   ---     ---
+        after fchown()         ann    rw-     team    ---     ---
+        after fchmod()         ann    rw-     team    r--     ---
 
-    fchmod() must come last.  If it came first, it would give r-- to the group that the
-    file has at that moment, staff.  If anything is not possible, the save fails.  Owner
-    and group are stored as numbers, uid and gid.
-
-    fchown() changes the owner and the group, if the system permits that (an ordinary
-    account cannot give a file away), and fchmod() the permissions, which S_IMODE()
-    takes out of st_mode.  The f stands for file descriptor, which always means the file
-    that was opened, while a name may meanwhile have been given to another file.
+    In the other order, staff could read the file for a moment.  Both functions take the
+    descriptor of the open file (hence the f), since its name might have been given to
+    another file in the meantime.  fchown() takes the owner and the group as numbers,
+    uid and gid.  If the system does not permit it, the save fails.
     """
-    new = os.fstat(descriptor)
+    new = os.fstat(descriptor)  # like os.stat(), for the open file
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         try:
             os.fchown(descriptor, old.st_uid, old.st_gid)
         except PermissionError as error:
             raise OSError("its owner and group cannot be kept") from error
-    os.fchmod(descriptor, S_IMODE(old.st_mode))
+    os.fchmod(descriptor, S_IMODE(old.st_mode))  # only the permissions in st_mode
 
 
 def set_later_time(old: os.stat_result, descriptor: int) -> None:
     """Give a new file a later time than the old one has.
 
     A process reads the file again only if its stamp is not the one that it remembers
-    (see PostStore.read).  So a stamp must not come back, or a process that remembers it
-    would go on serving the old posts.  But an inode number may come back, as shown
-    above, and so may a size.  Even a time may, since the clock for files ticks only
-    every few milliseconds:
+    (see PostStore.read).  So a stamp must not come back, or another process, which
+    remembers it, would go on serving the old posts.  But an inode number may come back,
+    as shown above, and so may a size.  Even a time may, since the clock for files ticks
+    only every few milliseconds:
 
         before          inode 7, 12:00:00.004, 90 bytes
         first save      inode 8, 12:00:00.004, 90 bytes     inode 7 is free again
@@ -1660,9 +1669,9 @@ def apply_writes(writes: list[Write], draft: Draft) -> list[Write]:
 def fail_writes(writes: list[Write], message: str) -> None:
     """Give an error to the writes that do not have one of their own, such as a 404.
 
-    Those that have one keep it.  It was true of the draft, though that is now thrown
-    away.  For example, Ann deletes post 1, and Bob, who wants to change it, gets a 404.
-    If the file cannot be saved, post 1 still exists, and Bob can repeat his request.
+    Those that have one keep it: it was true of the draft, even if that is not saved.
+    For example, Ann deletes post 1, and Bob, who wants to change it, gets a 404.  If
+    the file cannot be saved, post 1 still exists, and Bob can repeat his request.
     """
     for write in writes:
         if write.error is None:
@@ -1786,9 +1795,9 @@ class PostStore:
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
-        # Keep it for the next calls, unless another thread has kept one meanwhile, which
-        # may be newer.  (This only saves time.  With an older one, the next call would
-        # find that the stamp is not that of the file, and parse the file again.)
+        # Keep it for the next calls, unless another thread has kept one, which may be
+        # newer.  (This only saves time.  With an older one, the next call would find
+        # that the stamp is not that of the file, and parse the file again.)
         if self._latest is latest:
             self._latest = posts
         return posts
@@ -1820,7 +1829,7 @@ class PostStore:
         # append() needs no lock: for Python, it is a single step.
         self._waiting.append(write)
         with self._save_lock:  # one thread at a time; the others wait here
-            if not write.finished:  # no other thread has saved it for this one
+            if not write.finished:  # only a thread that has the lock sets this
                 self._save_waiting()
         return write.result(self.path)
 
