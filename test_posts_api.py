@@ -2595,12 +2595,9 @@ def test_a_file_that_is_not_utf8_is_503_and_kept(posts, path):
     assert path.read_bytes() == text
 
 
-@pytest.mark.parametrize(
-    "what, reason",
-    [("file", "No such file or directory"), ("folder", "there is no folder")],
-)
+@pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_vanishes_while_it_is_served_is_503_until_it_is_back(
-    client, tmp_path, monkeypatch, what, reason
+    client, tmp_path, monkeypatch, what
 ):
     path = tmp_path / "folder" / "posts.json"
     path.parent.mkdir()
@@ -2609,8 +2606,8 @@ def test_what_vanishes_while_it_is_served_is_503_until_it_is_back(
     gone = path if what == "file" else path.parent
     gone.rename(tmp_path / "away")
 
-    assert reason in error(client.get("/posts"), 503)
-    assert "No such file or directory" in error(client.delete("/posts/1"), 503)
+    assert str(gone) in error(client.get("/posts"), 503)
+    assert str(gone) in error(client.delete("/posts/1"), 503)
     assert not path.exists()
     (tmp_path / "away").rename(gone)
     assert client.get("/posts").json == [post(1)]
