@@ -365,8 +365,9 @@ def make_post(values: dict[str, Any]) -> Post:
 # has an ETag as well.
 #
 # After a 503, or without any response, a client can repeat a GET, PUT or DELETE.  These
-# are idempotent: to do them twice has the same effect as once.  A repeated POST may
-# create a second post, so the client should look first.
+# are idempotent: to do them twice has the same effect as once.  (If the first one has
+# worked, the second may get a 404 or a 412.)  A repeated POST may create a second post,
+# so the client should look first.
 
 
 @app.get("/posts/<int:post_id>")
@@ -894,12 +895,12 @@ def check_write():
 def add_cors_headers(response):
     """Let web pages of trusted hosts read the response.
 
-    check_write() decides who may write, and the headers added here decide who may read.
-    An origin is a scheme, a host and a port: http://localhost:3000.  A browser hides a
-    response from a page of another origin, unless the response allows that origin.
-    This is called CORS, cross-origin resource sharing.  Before a request that no plain
-    form could send, such as a PATCH, the browser asks whether it is allowed, with a
-    preflight request, to which Flask responds:
+    check_write() decides who may write, and the headers added here decide which pages
+    may read.  An origin is a scheme, a host and a port: http://localhost:3000.  A
+    browser hides a response from a page of another origin, unless the response allows
+    that origin.  This is called CORS, cross-origin resource sharing.  Before a request
+    that no plain form could send, such as a PATCH, the browser asks whether it is
+    allowed, with a preflight request, to which Flask responds:
 
         OPTIONS /posts/1    Origin: http://localhost:3000
         200                 Access-Control-Allow-Origin: http://localhost:3000
