@@ -1342,8 +1342,8 @@ def parse_file(data: bytes, known: Posts) -> Posts:
 
     known is the previous snapshot.  Posts that have not changed are taken from there:
     they have already been validated, and their lines and ETags computed.  If next_id
-    has been lowered by hand, it is raised again, to what it was before, or to one more
-    than the highest id in the file, so that no id is reused.
+    has been lowered by hand, it is raised again, to what this process has seen, or to
+    one more than the highest id in the file.
     """
     document = parse_json(data)
     next_id = document.get("next_id", 1)
