@@ -1555,15 +1555,14 @@ def test_a_secret_key_that_looks_like_json_is_text(path, monkeypatch, key, with_
 def test_a_token_is_valid_in_another_process_with_the_same_key(users, path):
     settings = {"SECRET_KEY": "key", "USERS": json.dumps({"ann": ann_hash()})}
     script = """
-import sys, posts_api
+import json, sys, posts_api
 client = posts_api.app.test_client()
-texts = dict.fromkeys(posts_api.TEXT_FIELDS, "text")
-headers = {"Authorization": sys.argv[1]}
+headers, texts = json.loads(sys.argv[1])
 print(client.post("/posts", json=texts, headers=headers).status_code)
 """
 
-    token = log_in(users)["Authorization"]
-    output, _, _ = run("-c", script, token, POSTS_FILE=str(path), **settings)
+    sent = json.dumps([log_in(users), texts()])
+    output, _, _ = run("-c", script, sent, POSTS_FILE=str(path), **settings)
 
     assert output == "201\n"
     assert [each["id"] for each in saved(users)] == [1, 2, 3]
