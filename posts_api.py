@@ -781,7 +781,7 @@ def read_if_match() -> list[str] | None:
 
     That is so if there is no such header, or if it is "*".
     """
-    header = request.headers.get("If-Match", "*")
+    header = request.headers.get("If-Match", "*").strip()
     if header == "*":
         return None
     return split_etags(header)
@@ -790,10 +790,19 @@ def read_if_match() -> list[str] | None:
 def split_etags(header: str) -> list[str]:
     """Return the ETags in a header: '"5f3a", "c41d"' becomes ['"5f3a"', '"c41d"'].
 
-    They keep their quotation marks, as in Post.etag.  Whatever is not a well-formed
-    ETag equals none of ours.
+    They keep their quotation marks, as in Post.etag.  A header that contains anything
+    else makes no sense, so it gives no ETags at all.
     """
-    return [etag.strip() for etag in header.split(",")]
+    etags = [etag.strip() for etag in header.split(",")]
+    if all(is_etag(etag) for etag in etags):
+        return etags
+    return []
+
+
+def is_etag(text: str) -> bool:
+    """Return whether a text has the form of an ETag: "5f3a", or W/"5f3a"."""
+    quoted = text.removeprefix("W/")
+    return quoted.count('"') == 2 and quoted[0] == quoted[-1] == '"'
 
 
 def add_etag(response, etag):

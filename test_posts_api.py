@@ -954,6 +954,18 @@ def test_a_write_returns_the_etag_of_the_next_get(posts, method, url):
     assert response.headers["ETag"] == following.headers["ETag"]
 
 
+@pytest.mark.parametrize("header", ["nonsense, {}", '"a, {} ,b"', "{},", "{} {}"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_if_match_with_nonsense_beside_the_current_etag_is_412(posts, method, header):
+    etag = posts.get("/posts/1").headers["ETag"]
+    headers = {"If-Match": header.format(etag, etag)}
+
+    response = posts.open("/posts/1", method=method, headers=headers, json=texts())
+
+    assert error(response, 412) == "id 1 has changed since"
+    assert saved(posts) == [post(1), post(2)]
+
+
 @pytest.mark.parametrize("header", ["{}", "*", '"x", {}', '{},"x"'])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_if_match_of_the_current_etag_writes(posts, method, header):
