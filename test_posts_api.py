@@ -954,7 +954,7 @@ def test_a_write_returns_the_etag_of_the_next_get(posts, method, url):
     assert response.headers["ETag"] == following.headers["ETag"]
 
 
-@pytest.mark.parametrize("header", ["nonsense, {}", '"a, {} ,b"', "{},", "{} {}"])
+@pytest.mark.parametrize("header", ["nonsense, {}", '"a, {} ,b"', "{} {}"])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_if_match_with_nonsense_beside_the_current_etag_is_412(posts, method, header):
     etag = posts.get("/posts/1").headers["ETag"]
@@ -966,7 +966,7 @@ def test_if_match_with_nonsense_beside_the_current_etag_is_412(posts, method, he
     assert saved(posts) == [post(1), post(2)]
 
 
-@pytest.mark.parametrize("header", ["{}", "*", '"x", {}', '{},"x"'])
+@pytest.mark.parametrize("header", ["{}", "*", '"x", {}', '{},"x"', ",{} ,"])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_if_match_of_the_current_etag_writes(posts, method, header):
     etag = posts.get("/posts/1").headers["ETag"]
