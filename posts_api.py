@@ -1428,12 +1428,34 @@ def read_stamp(path: Path) -> Stamp | None:
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
-        if not path.parent.is_dir():
-            raise OSError(f"there is no folder {path.parent}") from error
+        # If it is a symbolic link, the folder is that of the file that it points to.
+        folder = Path(os.path.realpath(path)).parent
+        if not folder.is_dir():
+            raise OSError(f"there is no folder {folder}") from error
         return None
     if not S_ISREG(status.st_mode):
         raise OSError("it is not a regular file")
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, even if it is a pipe, and return a descriptor.
+
+    This is an opener, a function that open() calls to open the file, with the path and
+    with flags, a number that stands for its mode.  (Windows does not have O_NONBLOCK.)
+    """
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; raise OSError if it is not a regular file.
+
+    It was one when read_stamp() looked, but another one may have its name by now.
+    """
+    with open(path, "rb", opener=open_at_once) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read()
 
 
 @contextmanager
@@ -1498,8 +1520,7 @@ def replace_file(path: Path, old: Posts, new: Posts) -> None:
 def open_private(path: str, flags: int) -> int:
     """Open a new file that only its owner may read and write, and return a descriptor.
 
-    An opener is a function that open() calls to open the file, with the path and with
-    flags, a number that stands for its mode "xb".  This one only adds the permissions.
+    This is an opener like open_at_once().  It only adds the permissions.
     0o600 is an octal number (base 8), one digit each for what the owner, the group and
     all others may do.  6 means to read and write, 0 nothing.
     """
@@ -1794,14 +1815,14 @@ class PostStore:
 
         A file that is missing from the start counts as empty, with the stamp None.  One
         that vanishes later may have been moved away by mistake.  Then its stamp differs
-        from the latest one, and read_bytes() raises an error.
+        from the latest one, and read_file() raises an error.
         """
         latest = self._latest
         try:
             stamp = read_stamp(self.path)
             if stamp == latest.stamp:
                 return latest
-            posts = parse_file(self.path.read_bytes(), latest)
+            posts = parse_file(read_file(self.path), latest)
         except (OSError, BadPost) as error:
             raise StoreError(f"cannot read {self.path}: {error}") from error
         posts.stamp = stamp
@@ -1934,8 +1955,7 @@ def check_settings() -> None:
     config = app.config
     if not is_list_of_names(config["TRUSTED_HOSTS"]):
         raise RuntimeError('TRUSTED_HOSTS must be a list such as ["localhost"]')
-    path = config["POSTS_FILE"]
-    if not isinstance(path, (str, Path)) or path == "":
+    if not is_path(config["POSTS_FILE"]):
         raise RuntimeError("POSTS_FILE must be the path of a file")
     for name in ("TOKEN_MAX_AGE", "MAX_CONTENT_LENGTH"):
         if type(config[name]) is not int or config[name] < 1:
@@ -1957,6 +1977,16 @@ def is_list_of_names(value: Any) -> bool:
     return all(isinstance(name, str) and name for name in value)
 
 
+def is_path(value: Any) -> bool:
+    """Return whether a setting is a non-empty str or a Path that can name a file."""
+    if not isinstance(value, (str, Path)) or value == "":
+        return False
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half a character
+        return False
+
+
 def is_object_of_hashes(value: Any) -> bool:
     """Return whether a setting is a non-empty dict of usable password hashes.
 
@@ -1965,10 +1995,11 @@ def is_object_of_hashes(value: Any) -> bool:
     """
     if not isinstance(value, dict) or not value:
         return False
-    for password_hash in value.values():
+    for name, password_hash in value.items():
         if not isinstance(password_hash, str) or password_hash.count("$") != 2:
             return False
         try:
+            name.encode()  # raises an error for half a character
             check_password_hash(password_hash, "")
         except (OverflowError, TypeError, ValueError):
             return False

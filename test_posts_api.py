@@ -1456,6 +1456,9 @@ def test_a_bug_is_500_with_its_traceback_in_the_log(
         pytest.param(
             "USERS", f'{{"ann": "pbkdf2:sha1:{"9" * 20}$a$b"}}', id="USERS, slow"
         ),
+        pytest.param(
+            "USERS", r'{"\ud800": "pbkdf2:sha256:1$a$b"}', id="USERS, half a character"
+        ),
         pytest.param("TRUSTED_HOSTS", "[]", id="TRUSTED_HOSTS empty"),
         pytest.param("TRUSTED_HOSTS", "null", id="TRUSTED_HOSTS null"),
         pytest.param("TRUSTED_HOSTS", "localhost", id="TRUSTED_HOSTS a name"),
@@ -1466,6 +1469,8 @@ def test_a_bug_is_500_with_its_traceback_in_the_log(
         pytest.param("POSTS_FILE", "5", id="POSTS_FILE a number"),
         pytest.param("POSTS_FILE", "null", id="POSTS_FILE null"),
         pytest.param("POSTS_FILE", '["a"]', id="POSTS_FILE an array"),
+        pytest.param("POSTS_FILE", r'"a\u0000b"', id="POSTS_FILE with a NUL"),
+        pytest.param("POSTS_FILE", r'"\ud800"', id="POSTS_FILE half a character"),
         pytest.param("TOKEN_MAX_AGE", "", id="TOKEN_MAX_AGE empty"),
         pytest.param("TOKEN_MAX_AGE", "0", id="TOKEN_MAX_AGE zero"),
         pytest.param("TOKEN_MAX_AGE", "-5", id="TOKEN_MAX_AGE negative"),
@@ -2636,6 +2641,34 @@ def test_a_folder_or_a_pipe_in_place_of_the_file_is_503_at_once(client, path, ma
     for response in in_parallel(send, ["GET", "POST"]):
         message = f"cannot read {path}: it is not a regular file"
         assert error(response, 503) == message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes of this kind")
+def test_a_pipe_that_takes_the_place_of_the_file_during_a_read_is_503_at_once(
+    posts, path, monkeypatch
+):
+    read_stamp = posts_api.read_stamp
+
+    def read_stamp_then_replace(file):
+        stamp = read_stamp(file)
+        path.unlink()
+        os.mkfifo(path)
+        return stamp
+
+    monkeypatch.setattr(posts_api, "read_stamp", read_stamp_then_replace)
+    (response,) = in_parallel(posts.get, ["/posts"])
+
+    message = f"cannot read {path}: it is not a regular file"
+    assert error(response, 503) == message
+
+
+def test_a_link_into_a_missing_folder_is_503(client, path):
+    missing = path.parent / "missing"
+    path.symlink_to(missing / "posts.json")
+
+    message = error(client.get("/posts"), 503)
+
+    assert message == f"cannot read {path}: there is no folder {missing}"
 
 
 def test_a_save_is_later_than_the_one_before(posts, path):
