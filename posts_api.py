@@ -790,8 +790,8 @@ def read_if_match() -> list[str] | None:
 def split_etags(header: str) -> list[str]:
     """Return the ETags in a header: '"5f3a", "c41d"' becomes ['"5f3a"', '"c41d"'].
 
-    They keep their quotation marks, as in Post.etag.  Nothing between two commas is
-    ignored, but a header that contains anything else gives no ETags at all.
+    They keep their quotation marks, as in Post.etag.  Empty items, as in '"a",,"b"',
+    are skipped; one that is malformed makes the whole list empty.
     """
     etags = [etag.strip() for etag in header.split(",") if etag.strip()]
     if all(is_etag(etag) for etag in etags):
